@@ -1,0 +1,108 @@
+/**
+ * What the control plane asks of the daemon: the daemon implements `Control`, the control server speaks it as HTTP and
+ * JSON (docs/control-api.md), and the command line shows its rows. Rows are plain values, ready for `JSON.stringify`.
+ */
+
+/** One port of the switch. */
+export interface PortStatus {
+  id: number;
+  name: string;
+  kind: 'guest' | 'tap';
+  /** The administrative state: what an operator asked for. */
+  link: 'up' | 'down';
+  /** The operational state: whether frames can pass. */
+  carrier: 'up' | 'down';
+  /** Names of the TUNSETOFFLOAD flags in force. */
+  offloads: string[];
+  queues: number;
+  /** How frames reach the client. */
+  path: 'vhost' | 'file' | 'tap' | 'mixed' | 'none';
+  persistent: boolean;
+  clients: { pid: number; command: string }[];
+  /** Six octets in colon-hexadecimal notation. */
+  mac: string | null;
+  /** By the names of switch/counters.ts. */
+  counters: Record<string, number>;
+  error: string | null;
+}
+
+/** One learnt address of the forwarding database. */
+export interface FdbRow {
+  mac: string;
+  port: string;
+  /** Since the last frame from this address. */
+  ageSeconds: number;
+}
+
+/** One virtqueue. */
+export interface RingRow {
+  port: string;
+  queue: number;
+  /** `rx`: the guest receives. */
+  ring: 'rx' | 'tx';
+  /** Entries in the ring (VHOST_SET_VRING_NUM). */
+  num: number;
+  /** The next index of the available ring to be taken (VHOST_GET_VRING_BASE). */
+  base: number;
+  /** The used ring's idx as last published. */
+  usedIdx: number;
+  /** Bytes of virtio-net header before each frame. */
+  headerBytes: number;
+  /** Names of the feature bits the driver accepted. */
+  features: string[];
+  /** Times the driver was notified. */
+  calls: number;
+  /** Notifications the driver had asked not to get. */
+  callsSuppressed: number;
+  /** Why the ring stands still, when the driver broke it. */
+  error: { code: string; index: number; value: number; message: string } | null;
+}
+
+/** One table of guest memory (VHOST_SET_MEM_TABLE). */
+export interface MemoryRow {
+  table: number;
+  mappedBytes: number;
+  /** Rings that use this table. */
+  rings: number;
+}
+
+/** The daemon as a whole. */
+export interface Status {
+  version: string;
+  pid: number;
+  uptimeSeconds: number;
+  mount: string;
+  ports: number;
+  logLevel: string;
+  fdb: { aging: number; capacity: number };
+}
+
+/** What an operator can ask of a running daemon. Methods refuse with `ControlError`; any other error is a defect. */
+export interface Control {
+  status(): Status;
+  ports(): PortStatus[];
+  fdb(): Promise<FdbRow[]>;
+  rings(): Promise<RingRow[]>;
+  memory(): Promise<MemoryRow[]>;
+  /** Creates a Linux tap, or attaches the one of that name, and makes it a port. */
+  addTap(options: { name: string; persistent: boolean }): Promise<PortStatus>;
+  removePort(name: string): Promise<void>;
+  setPort(name: string, change: { link?: 'up' | 'down' }): Promise<PortStatus>;
+  setLogLevel(level: string): void;
+  setAging(seconds: number): Promise<void>;
+  /** Takes over the seccomp listener that process `pid` holds as descriptor `fd` (`ringswitch exec`). */
+  adoptListener(pid: number, fd: number): Promise<void>;
+}
+
+/** A request that the daemon refuses: `status` is its HTTP status, `code` a stable word for programs. */
+export class ControlError extends Error {
+  readonly status: number;
+  readonly code: string;
+
+  constructor(status: number, code: string, message: string) {
+    super(message);
+    this.name = 'ControlError';
+    this.status = status;
+    this.code = code;
+  }
+}

@@ -1,0 +1,210 @@
+/**
+ * The daemon: mounts the device tree, runs the lane, and wires the floors together. It decides nothing about frames.
+ *
+ *     kernel ── /dev/fuse ──► FuseConnection ──► DeviceTree ──► TunDevice, VhostNetDevice
+ *                                                                   │  PortFactory, RingBackend
+ *     operator ── control socket ──► Control ──────────────► SwitchPorts ──► LaneClient ══► lane thread
+ */
+import { randomBytes, randomInt } from 'node:crypto';
+import fs from 'node:fs';
+import path from 'node:path';
+import type { Logger } from 'winston';
+import { FuseConnection } from '../fuse/connection.ts';
+import { DeviceTree } from '../fuse/device-tree.ts';
+import { mountFuse, unmount } from '../fuse/mount.ts';
+import { TunDevice } from '../fuse/tun-clone.ts';
+import { TunInterfaces } from '../fuse/tun-interfaces.ts';
+import { type Identify, VhostNetDevice } from '../fuse/vhost-net-clone.ts';
+import { close, O_CREAT, O_RDWR, open, tryLock } from '../linux/file.ts';
+import packageJson from '../package.json' with { type: 'json' };
+import type { Config } from './config.ts';
+import {
+  type Control,
+  ControlError,
+  type FdbRow,
+  type MemoryRow,
+  type PortStatus,
+  type RingRow,
+  type Status,
+} from './control.ts';
+import { LaneClient } from './lane-client.ts';
+import { OffloadNotifications } from './offload-notifications.ts';
+import { RING_NAMES, SwitchPorts } from './switch-ports.ts';
+
+const UINT32 = 2 ** 32;
+
+export class Daemon implements Control {
+  /** Told when the daemon cannot go on: its lane failed, or its mount was taken away. */
+  onFatal: (error: Error) => void = () => {};
+  readonly #config: Config;
+  readonly #log: Logger;
+  readonly #startedAt = Date.now();
+  readonly #lockFd: number;
+  readonly #lane: LaneClient;
+  readonly #ports: SwitchPorts;
+  readonly #interfaces: TunInterfaces;
+  readonly #tun: TunDevice;
+  readonly #vhostNet: VhostNetDevice;
+  readonly #tree: DeviceTree;
+  readonly #notifications: OffloadNotifications;
+  readonly #connection: FuseConnection;
+  #aging: number;
+  #stopping = false;
+
+  /** Starts everything; rejects with one clear error, and leaves nothing behind, when some part fails. */
+  static async start(config: Config, log: Logger): Promise<Daemon> {
+    const lockFd = lockMount(config.mount.path);
+    let daemon: Daemon;
+    try {
+      daemon = new Daemon(config, log, lockFd);
+    } catch (error) {
+      close(lockFd);
+      throw error;
+    }
+    try {
+      for (const tap of config.taps) await daemon.addTap(tap);
+    } catch (error) {
+      await daemon.stop();
+      throw error;
+    }
+    return daemon;
+  }
+
+  private constructor(config: Config, log: Logger, lockFd: number) {
+    const { mount, fdb, lane } = config;
+    this.#config = config;
+    this.#log = log;
+    this.#lockFd = lockFd;
+    this.#aging = fdb.aging;
+    const fuseFd = mountFuse({ path: mount.path });
+    this.#lane = new LaneClient({
+      seed: randomInt(UINT32),
+      agingSeconds: fdb.aging,
+      fdbCapacity: fdb.capacity,
+      fdbPerPort: fdb.perPort,
+      spinMs: lane.spin / 1000,
+    });
+    this.#lane.on('died', (error) => this.#fatal(new Error(`the lane failed: ${error.stack}`)));
+    this.#ports = new SwitchPorts(this.#lane, log);
+    this.#interfaces = new TunInterfaces(this.#ports, randomBytes);
+    this.#tun = new TunDevice(this.#interfaces, log, (kh) => this.#connection.notifyPoll(kh));
+    const identify: Identify = (pid, fd) => this.#tree.identify(pid, fd);
+    this.#vhostNet = new VhostNetDevice(identify, log);
+    this.#notifications = new OffloadNotifications(identify, log);
+    this.#tree = new DeviceTree({ tun: this.#tun, vhostNet: this.#vhostNet, ...mount });
+    this.#connection = new FuseConnection(fuseFd, this.#tree, log, () =>
+      this.#fatal(new Error(`the mount on ${mount.path} was taken away`)),
+    );
+  }
+
+  #fatal(error: Error): void {
+    if (!this.#stopping) this.onFatal(error);
+  }
+
+  /** Unmounts, closes what clients have open, stops the lane. Taps go unless they are persistent. */
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    unmount(this.#config.mount.path);
+    this.#connection.close();
+    this.#notifications.close();
+    for (const file of [...this.#vhostNet.files]) file.release();
+    this.#tree.closeAll();
+    await this.#tun.exclusively(async () => {}); // Behind all that was released.
+    await this.#ports.close();
+    await this.#lane.stop();
+    close(this.#lockFd);
+  }
+
+  // ---- Control
+
+  status(): Status {
+    return {
+      version: packageJson.version,
+      pid: process.pid,
+      uptimeSeconds: Math.floor((Date.now() - this.#startedAt) / 1000),
+      mount: path.resolve(this.#config.mount.path),
+      ports: this.#ports.list().length,
+      logLevel: this.#log.level,
+      fdb: { aging: this.#aging, capacity: this.#config.fdb.capacity },
+    };
+  }
+
+  ports(): PortStatus[] {
+    return this.#ports.list().map((port) => this.#withInterface(port));
+  }
+
+  /** What the tun clone knows of a guest's port. */
+  #withInterface(port: PortStatus): PortStatus {
+    const tun = this.#interfaces.get(port.name);
+    if (!tun) return port;
+    return { ...port, persistent: tun.persistent, mac: tun.mac.toString('hex').replace(/..(?=.)/g, '$&:') };
+  }
+
+  async fdb(): Promise<FdbRow[]> {
+    const entries = await this.#lane.call('fdb');
+    return entries.map(({ mac, port, ageSeconds }) => ({ mac, port: this.#ports.nameOf(port), ageSeconds }));
+  }
+
+  async rings(): Promise<RingRow[]> {
+    const rings = await this.#lane.call('rings');
+    return rings.map(({ port, index, ...ring }) => ({
+      ...ring,
+      port: this.#ports.nameOf(port),
+      ring: RING_NAMES[index]!,
+    }));
+  }
+
+  async memory(): Promise<MemoryRow[]> {
+    return await this.#lane.call('memory');
+  }
+
+  async addTap({ name, persistent }: { name: string; persistent: boolean }): Promise<PortStatus> {
+    return await this.#ports.addTap(name, persistent);
+  }
+
+  async removePort(name: string): Promise<void> {
+    const tun = this.#interfaces.get(name);
+    if (tun?.persistent && (await this.#tun.exclusively(() => this.#interfaces.remove(name)))) return;
+    await this.#ports.removeTap(name);
+  }
+
+  async setPort(name: string, { link }: { link?: 'up' | 'down' }): Promise<PortStatus> {
+    if (link !== undefined) await this.#ports.setLink(name, link === 'up');
+    return this.#withInterface(this.#ports.status(name));
+  }
+
+  setLogLevel(level: string): void {
+    this.#log.level = level;
+  }
+
+  async setAging(seconds: number): Promise<void> {
+    await this.#lane.call('setAging', seconds);
+    this.#aging = seconds;
+  }
+
+  async adoptListener(pid: number, fd: number): Promise<void> {
+    try {
+      this.#notifications.adopt(pid, fd);
+    } catch (error) {
+      throw new ControlError(400, 'EBADF', `listener ${fd} of process ${pid}: ${(error as Error).message}`);
+    }
+  }
+}
+
+/** One daemon a mount: holds a lock beside it, which ends with the process however it ends. */
+function lockMount(mountPath: string): number {
+  const lockPath = `${path.resolve(mountPath)}.lock`;
+  fs.mkdirSync(path.dirname(lockPath), { recursive: true });
+  const fd = open(lockPath, O_RDWR | O_CREAT, 0o600);
+  if (!tryLock(fd)) {
+    close(fd);
+    const pid = fs.readFileSync(lockPath, 'utf8').trim() || 'unknown';
+    throw new Error(
+      `another ringswitch daemon (process ${pid}) serves ${mountPath}; stop it, or give this one another mount.path ` +
+        'and control.socket in its configuration',
+    );
+  }
+  fs.ftruncateSync(fd);
+  fs.writeSync(fd, `${process.pid}\n`, 0);
+  return fd;
+}

@@ -1,0 +1,74 @@
+/** The main thread's side of a lane: starts it, asks it, hears from it, stops it. */
+import { EventEmitter } from 'node:events';
+import { Worker } from 'node:worker_threads';
+import { eventfd, signalEventfd } from '../linux/eventfd.ts';
+import { close } from '../linux/file.ts';
+import type { Lane, LaneCommand, LaneEvent, LaneOptions } from '../switch/lane.ts';
+import { RingUnmappedError } from '../vhost/split-virtqueue.ts';
+import type { LaneReply, LaneWorkerData } from './lane-worker.ts';
+
+interface Waiting {
+  resolve(result: never): void;
+  reject(error: Error): void;
+}
+
+/** Emits `event` with each {@link LaneEvent}, and `died` with an Error when the lane's thread fails. */
+export class LaneClient extends EventEmitter<{ event: [LaneEvent]; died: [Error] }> {
+  readonly #worker: Worker;
+  readonly #pending = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
+  readonly #wakeFd = eventfd();
+  readonly #waiting = new Map<number, Waiting>();
+  #nextId = 1;
+  #exited: Promise<void>;
+
+  constructor(options: Omit<LaneOptions, 'now' | 'wakeFd'>) {
+    super();
+    const workerData: LaneWorkerData = { ...options, wakeFd: this.#wakeFd, pending: this.#pending };
+    this.#worker = new Worker(new URL('./lane-worker.ts', import.meta.url), { workerData });
+    this.#worker.on('message', (message: LaneReply | LaneEvent) => this.#hear(message));
+    this.#worker.on('error', (error) => this.emit('died', error as Error));
+    this.#exited = new Promise((resolve) => {
+      this.#worker.on('exit', () => {
+        for (const { reject } of this.#waiting.values()) reject(new Error('the lane has stopped'));
+        this.#waiting.clear();
+        resolve();
+      });
+    });
+  }
+
+  /** Asks the lane to carry out a command between two breaths; resolves with its answer. */
+  call<C extends LaneCommand>(command: C, ...args: Parameters<Lane[C]>): Promise<ReturnType<Lane[C]>> {
+    const id = this.#nextId++;
+    const answer = new Promise<ReturnType<Lane[C]>>((resolve, reject) => this.#waiting.set(id, { resolve, reject }));
+    this.#worker.postMessage({ id, command, args });
+    Atomics.store(this.#pending, 0, 1);
+    this.wake();
+    return answer;
+  }
+
+  /** Ends the lane's sleep: mail has come for a port. */
+  wake(): void {
+    signalEventfd(this.#wakeFd);
+  }
+
+  /** Stops all rings and the thread. */
+  async stop(): Promise<void> {
+    await this.call('stop');
+    await this.#exited;
+    close(this.#wakeFd);
+  }
+
+  #hear(message: LaneReply | LaneEvent): void {
+    if ('event' in message) {
+      this.emit('event', message);
+      return;
+    }
+    const waiting = this.#waiting.get(message.id);
+    this.#waiting.delete(message.id);
+    if (!('error' in message)) waiting?.resolve(message.result as never);
+    else {
+      const { name, message: text } = message.error;
+      waiting?.reject(name === 'RingUnmappedError' ? new RingUnmappedError(text) : new Error(text));
+    }
+  }
+}

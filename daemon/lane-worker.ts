@@ -1,0 +1,37 @@
+/** The thread of a lane: carries out what {@link LaneClient} asks for, between breaths. */
+import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
+import { Lane, type LaneCommand, type LaneOptions } from '../switch/lane.ts';
+
+/** A command and its answer on the way between the threads. */
+export interface LaneRequest {
+  id: number;
+  command: LaneCommand;
+  args: unknown[];
+}
+export type LaneReply = { id: number; result: unknown } | { id: number; error: { name: string; message: string } };
+export type LaneWorkerData = Omit<LaneOptions, 'now'> & {
+  /** Word 0 is set while commands wait. */
+  pending: Int32Array<SharedArrayBuffer>;
+};
+
+const port = parentPort!;
+const { pending, ...options } = workerData as LaneWorkerData;
+const lane = new Lane({ ...options, now: () => performance.now() }, (event) => port.postMessage(event));
+
+function runCommands(): void {
+  if (Atomics.exchange(pending, 0, 0) === 0) return;
+  for (let message = receiveMessageOnPort(port); message; message = receiveMessageOnPort(port)) {
+    port.postMessage(carryOut(message.message as LaneRequest));
+  }
+}
+
+function carryOut({ id, command, args }: LaneRequest): LaneReply {
+  try {
+    return { id, result: (lane[command] as (...args: unknown[]) => unknown).apply(lane, args) };
+  } catch (error) {
+    const { name, message } = error as Error;
+    return { id, error: { name, message } };
+  }
+}
+
+lane.run(runCommands);

@@ -1,0 +1,312 @@
+/**
+ * The switch's ports as the main thread knows them: their names and ids, who uses them, and how to ask their lane.
+ *
+ * A guest port belongs to the tun clone, which makes and removes it; a tap belongs to the operator.
+ */
+
+import type { Log } from '../fuse/log.ts';
+import type { PortFactory, PortHandle, PortQueueHandle } from '../fuse/tun-interfaces.ts';
+import { drainEventfd, eventfd } from '../linux/eventfd.ts';
+import { close } from '../linux/file.ts';
+import { TUN_F_CSUM, TUN_F_TSO_ECN, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4, TUN_F_USO6 } from '../linux/if-tun.ts';
+import { commandName } from '../linux/process.ts';
+import { type Watch, watchReadable } from '../linux/watch.ts';
+import { FrameRing, frameRingBytes } from '../memory/frame-ring.ts';
+import { SharedBuffer } from '../memory/shared-buffer.ts';
+import { newCounters, type PortCounters, readCounters } from '../switch/counters.ts';
+import { INBOX_BYTES, OUTBOX_BYTES } from '../switch/guest-queue.ts';
+import type { LaneEvent } from '../switch/lane.ts';
+import { MAX_PORT } from '../switch/learning-table.ts';
+import type { RingDescription } from '../vhost/split-virtqueue.ts';
+import type { MemoryTable } from '../vhost/vhost-device.ts';
+import { ControlError, type PortStatus } from './control.ts';
+import type { LaneClient } from './lane-client.ts';
+import { openTap } from './tap.ts';
+
+const OFFLOAD_NAMES: [bit: number, name: string][] = [
+  [TUN_F_CSUM, 'csum'],
+  [TUN_F_TSO4, 'tso4'],
+  [TUN_F_TSO6, 'tso6'],
+  [TUN_F_TSO_ECN, 'tso-ecn'],
+  [TUN_F_USO4, 'uso4'],
+  [TUN_F_USO6, 'uso6'],
+];
+/** Names of the rings of a queue pair, by vhost index: the guest receives from rx. */
+export const RING_NAMES = ['rx', 'tx'] as const;
+
+interface Port {
+  id: number;
+  name: string;
+  kind: 'guest' | 'tap';
+  counters: PortCounters;
+  linkUp: boolean;
+  carrierUp: boolean;
+  offloads: number;
+  persistent: boolean;
+  queues: Map<number, GuestPortQueue>;
+  /** The kernel's tun file, for a tap; -1 for a guest. */
+  tapFd: number;
+  error: string | null;
+}
+
+export class SwitchPorts implements PortFactory {
+  readonly #lane: LaneClient;
+  readonly #log: Log;
+  readonly #ports = new Map<string, Port>();
+  readonly #mailFd = eventfd();
+  readonly #mail: Watch;
+
+  constructor(lane: LaneClient, log: Log) {
+    this.#lane = lane;
+    this.#log = log;
+    this.#mail = watchReadable(this.#mailFd, () => {
+      drainEventfd(this.#mailFd);
+      for (const port of this.#ports.values()) for (const queue of port.queues.values()) queue.onMail();
+    });
+    lane.on('event', (event) => this.#hear(event));
+  }
+
+  // ---- guests, for the tun clone
+
+  isTaken(name: string): boolean {
+    return this.#ports.has(name);
+  }
+
+  async createPort(name: string): Promise<PortHandle> {
+    const port = this.#newPort(name, 'guest');
+    await this.#lane.call('addGuestPort', port.id, name, port.counters);
+    this.#log.info(`${name}: port ${port.id} made`, { port: name });
+    const lane = this.#lane;
+    return {
+      addQueue: async (index, pid) => {
+        const queue = new GuestPortQueue(lane, port.id, index, pid, this.#mailFd);
+        await lane.call('addQueue', port.id, index, queue.mailbox);
+        port.queues.set(index, queue);
+        queue.onClosed = () => port.queues.delete(index);
+        return queue;
+      },
+      setOffloads: async (offloads) => {
+        port.offloads = offloads;
+        await lane.call('setOffloads', port.id, offloads);
+      },
+      setCarrier: async (up) => {
+        port.carrierUp = up;
+        await this.#applyLink(port);
+      },
+      remove: () => this.#remove(port),
+    };
+  }
+
+  // ---- taps and the operator
+
+  async addTap(name: string, persistent: boolean): Promise<PortStatus> {
+    if (this.#ports.has(name)) throw new ControlError(409, 'EEXIST', `there is a port ${name} already`);
+    const port = this.#newPort(name, 'tap');
+    port.persistent = persistent;
+    try {
+      const { fd, offloads } = openTap(name, persistent);
+      port.tapFd = fd;
+      port.offloads = offloads;
+    } catch (error) {
+      this.#ports.delete(name);
+      const { code = 'EINVAL', message } = error as Error & { code?: string };
+      throw new ControlError(400, code, `tap ${name}: ${message}`);
+    }
+    await this.#lane.call('addTapPort', port.id, name, port.counters, port.tapFd, port.offloads);
+    this.#log.info(`${name}: port ${port.id} made for a Linux tap`, { port: name });
+    return this.#status(port);
+  }
+
+  /** Removes a tap; a guest's port goes when its files are closed. */
+  async removeTap(name: string): Promise<void> {
+    const port = this.#get(name);
+    if (port.kind !== 'tap') {
+      throw new ControlError(409, 'EBUSY', `${name} is a guest's port and in use; it goes when its process closes it`);
+    }
+    await this.#remove(port);
+  }
+
+  async setLink(name: string, up: boolean): Promise<PortStatus> {
+    const port = this.#get(name);
+    port.linkUp = up;
+    await this.#applyLink(port);
+    this.#log.info(`${name}: link ${up ? 'up' : 'down'}`, { port: name });
+    return this.#status(port);
+  }
+
+  status(name: string): PortStatus {
+    return this.#status(this.#get(name));
+  }
+
+  list(): PortStatus[] {
+    return [...this.#ports.values()].map((port) => this.#status(port));
+  }
+
+  /** Name of the port with an id; `port N` when it has just gone. */
+  nameOf(id: number): string {
+    for (const port of this.#ports.values()) if (port.id === id) return port.name;
+    return `port ${id}`;
+  }
+
+  /** Removes the taps that are left; the guests' ports have gone with their files. */
+  async close(): Promise<void> {
+    for (const port of [...this.#ports.values()]) await this.#remove(port);
+    this.#mail.close();
+    close(this.#mailFd);
+  }
+
+  // ---- parts
+
+  #newPort(name: string, kind: Port['kind']): Port {
+    const taken = new Set([...this.#ports.values()].map((port) => port.id));
+    let id = 1;
+    while (taken.has(id)) id++;
+    if (id > MAX_PORT) throw new ControlError(409, 'ENOSPC', `all ${MAX_PORT} ports are taken`);
+    const port: Port = {
+      id,
+      name,
+      kind,
+      counters: newCounters(),
+      linkUp: true,
+      carrierUp: true,
+      offloads: 0,
+      persistent: false,
+      queues: new Map(),
+      tapFd: -1,
+      error: null,
+    };
+    this.#ports.set(name, port);
+    return port;
+  }
+
+  #get(name: string): Port {
+    const port = this.#ports.get(name);
+    if (port) return port;
+    const known = [...this.#ports.keys()].join(', ') || 'none';
+    throw new ControlError(404, 'ENODEV', `there is no port ${name}; there are: ${known}`);
+  }
+
+  async #applyLink(port: Port): Promise<void> {
+    await this.#lane.call('setLink', port.id, port.linkUp && port.carrierUp);
+  }
+
+  async #remove(port: Port): Promise<void> {
+    await this.#lane.call('removePort', port.id);
+    this.#ports.delete(port.name);
+    if (port.tapFd >= 0) close(port.tapFd);
+    this.#log.info(`${port.name}: port ${port.id} removed`, { port: port.name });
+  }
+
+  #hear(event: LaneEvent): void {
+    const port = [...this.#ports.values()].find(({ id }) => id === event.port);
+    if (!port) return;
+    if (event.event === 'tap-gone') {
+      port.error = 'the interface was deleted; remove the port';
+      this.#log.warn(`${port.name}: ${port.error}`, { port: port.name });
+      return;
+    }
+    const { queue, index, error } = event;
+    const ring = RING_NAMES[index];
+    this.#log.warn(`${port.name}: its guest broke ring ${ring} of queue ${queue}, which stops: ${error.message}`, {
+      port: port.name,
+      queue,
+      ring,
+      code: error.code,
+    });
+  }
+
+  #status(port: Port): PortStatus {
+    const queues = [...port.queues.values()];
+    const pids = new Set(queues.map((queue) => queue.pid));
+    return {
+      id: port.id,
+      name: port.name,
+      kind: port.kind,
+      link: port.linkUp ? 'up' : 'down',
+      carrier: port.carrierUp && port.error === null ? 'up' : 'down',
+      offloads: OFFLOAD_NAMES.filter(([bit]) => (port.offloads & bit) !== 0).map(([, name]) => name),
+      queues: port.kind === 'tap' ? 1 : queues.length,
+      path: port.kind === 'tap' ? 'tap' : pathOf(queues),
+      persistent: port.persistent,
+      clients: [...pids].map((pid) => ({ pid, command: commandName(pid) })),
+      mac: null,
+      counters: readCounters(port.counters),
+      error: port.error,
+    };
+  }
+}
+
+function pathOf(queues: GuestPortQueue[]): PortStatus['path'] {
+  if (queues.length === 0) return 'none';
+  const served = queues.filter((queue) => queue.running.size > 0).length;
+  if (served === 0) return 'file';
+  return served === queues.length ? 'vhost' : 'mixed';
+}
+
+/** A queue of a guest's port: its mailbox memory, and its rings by way of the lane. */
+class GuestPortQueue implements PortQueueHandle {
+  readonly pid: number;
+  readonly inbox: FrameRing;
+  readonly outbox: FrameRing;
+  /** Rings that vhost runs here. */
+  readonly running = new Set<number>();
+  onMail: () => void = () => {};
+  onClosed: () => void = () => {};
+  readonly mailbox: { inbox: number; outbox: number; mailFd: number };
+  readonly #lane: LaneClient;
+  readonly #port: number;
+  readonly #index: number;
+  readonly #memory: SharedBuffer;
+
+  constructor(lane: LaneClient, port: number, index: number, pid: number, mailFd: number) {
+    this.#lane = lane;
+    this.#port = port;
+    this.#index = index;
+    this.pid = pid;
+    this.#memory = new SharedBuffer(frameRingBytes(INBOX_BYTES) + frameRingBytes(OUTBOX_BYTES));
+    const inbox = this.#memory.address;
+    const outbox = inbox + frameRingBytes(INBOX_BYTES);
+    this.inbox = new FrameRing(inbox, INBOX_BYTES);
+    this.outbox = new FrameRing(outbox, OUTBOX_BYTES);
+    this.mailbox = { inbox, outbox, mailFd };
+  }
+
+  wakeLane(): void {
+    this.#lane.wake();
+  }
+
+  async attach(attached: boolean): Promise<void> {
+    await this.#lane.call('attachQueue', this.#port, this.#index, attached);
+  }
+
+  async close(): Promise<void> {
+    this.onMail = () => {};
+    await this.#lane.call('removeQueue', this.#port, this.#index);
+    this.onClosed();
+    this.#memory.free();
+  }
+
+  async startRing(ring: number, memory: MemoryTable, description: RingDescription): Promise<void> {
+    await this.#lane.call('startRing', this.#port, this.#index, ring, memory, description);
+    this.running.add(ring);
+  }
+
+  async stopRing(ring: number): Promise<number> {
+    this.running.delete(ring);
+    return await this.#lane.call('stopRing', this.#port, this.#index, ring);
+  }
+
+  async ringBase(ring: number): Promise<number> {
+    return await this.#lane.call('ringBase', this.#port, this.#index, ring);
+  }
+
+  async setMemory(memory: MemoryTable): Promise<void> {
+    await this.#lane.call('setMemory', this.#port, this.#index, memory);
+  }
+
+  async setRingFds(ring: number, fds: { kick: number; call: number; err: number }): Promise<void> {
+    await this.#lane.call('setRingFds', this.#port, this.#index, ring, fds);
+    // A kick given to the old eventfd while nobody listened must not be lost.
+    this.#lane.wake();
+  }
+}

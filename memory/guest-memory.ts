@@ -1,0 +1,193 @@
+/**
+ * A client's memory, mapped into this process, and the way from its addresses to ours.
+ *
+ * Two address spaces lead here: guest-physical addresses (in descriptors) and the client's own ones (where its rings
+ * stand). Both are translated into addresses of this process, which is all that the rest of the house deals with:
+ * a later, faster way of mapping changes this file only.
+ *
+ * Areas that lie next to each other in the client are mapped next to each other here, so that a buffer across their
+ * border is one range. Made and used on one lane's thread. Translation is hot: it allocates nothing.
+ */
+import { type Address, viewMemory } from '../linux/libc.ts';
+import {
+  MAP_ANONYMOUS,
+  MAP_FIXED,
+  MAP_NORESERVE,
+  MAP_PRIVATE,
+  MAP_SHARED,
+  memcpy,
+  mmap,
+  munmap,
+  PROT_NONE,
+  PROT_READ,
+  PROT_WRITE,
+} from '../linux/mman.ts';
+import type { ClientMemory, SharedArea } from './client-memory.ts';
+
+/** Reservations keep the client's address modulo this, so that hugepages (2 MiB, 1 GiB) may be mapped at fixed places. */
+const HUGE_ALIGN = 2 ** 30;
+
+interface Run {
+  userAddress: number;
+  length: number;
+  address: Address;
+}
+
+interface Mapping {
+  address: Address;
+  length: number;
+}
+
+export class GuestMemory {
+  readonly #mappings: Mapping[] = [];
+  readonly #runs: Run[] = [];
+  /** Translation segments in order of guest address: contiguous both in the guest and here. */
+  #guest = new Float64Array(0);
+  #end = new Float64Array(0);
+  #host = new Float64Array(0);
+  #segments = 0;
+  /** Index of the segment that answered last. */
+  #last = 0;
+
+  /** Maps all areas. Throws SystemError when the kernel refuses; nothing stays mapped then. */
+  constructor(memory: ClientMemory) {
+    try {
+      this.#mapAreas([...memory.areas].sort((a, b) => a.userAddress - b.userAddress));
+    } catch (error) {
+      this.unmap();
+      throw error;
+    }
+    this.#buildSegments(memory);
+  }
+
+  #mapAreas(areas: SharedArea[]): void {
+    for (let first = 0; first < areas.length; ) {
+      let last = first;
+      const endOf = (area: SharedArea): number => area.userAddress + area.length;
+      while (last + 1 < areas.length && areas[last + 1]!.userAddress === endOf(areas[last]!)) last++;
+      const userAddress = areas[first]!.userAddress;
+      const length = endOf(areas[last]!) - userAddress;
+      const reserved = length + HUGE_ALIGN;
+      const base = mmap({
+        length: reserved,
+        prot: PROT_NONE,
+        flags: MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+      });
+      this.#mappings.push({ address: base, length: reserved });
+      const address = base + ((((userAddress - base) % HUGE_ALIGN) + HUGE_ALIGN) % HUGE_ALIGN);
+      for (const area of areas.slice(first, last + 1)) {
+        mmap({
+          address: address + (area.userAddress - userAddress),
+          length: area.length,
+          prot: PROT_READ | PROT_WRITE,
+          flags: MAP_SHARED | MAP_FIXED,
+          fd: area.fd,
+          offset: area.offset,
+        });
+      }
+      this.#runs.push({ userAddress, length, address });
+      first = last + 1;
+    }
+  }
+
+  #buildSegments({ regions }: ClientMemory): void {
+    const segments: { guest: number; end: number; host: Address }[] = [];
+    for (const region of regions) {
+      for (const run of this.#runs) {
+        const start = Math.max(region.userAddress, run.userAddress);
+        const end = Math.min(region.userAddress + region.size, run.userAddress + run.length);
+        if (end <= start) continue;
+        segments.push({
+          guest: region.guestAddress + (start - region.userAddress),
+          end: region.guestAddress + (end - region.userAddress),
+          host: run.address + (start - run.userAddress),
+        });
+      }
+    }
+    segments.sort((a, b) => a.guest - b.guest);
+    const merged: typeof segments = [];
+    for (const segment of segments) {
+      const previous = merged.at(-1);
+      if (
+        previous &&
+        previous.end === segment.guest &&
+        previous.host + (previous.end - previous.guest) === segment.host
+      ) {
+        previous.end = segment.end;
+      } else merged.push({ ...segment });
+    }
+    this.#segments = merged.length;
+    this.#guest = Float64Array.from(merged, (segment) => segment.guest);
+    this.#end = Float64Array.from(merged, (segment) => segment.end);
+    this.#host = Float64Array.from(merged, (segment) => segment.host);
+  }
+
+  /** Index of the segment that holds guest address `guest`, or -1. */
+  #find(guest: number): number {
+    const last = this.#last;
+    if (last < this.#segments && guest >= this.#guest[last]! && guest < this.#end[last]!) return last;
+    for (let i = 0; i < this.#segments; i++) {
+      if (guest >= this.#guest[i]! && guest < this.#end[i]!) {
+        this.#last = i;
+        return i;
+      }
+    }
+    return -1;
+  }
+
+  /** Bytes that follow guest address `guest` without a break, itself included; 0 when it is not mapped. */
+  contiguous(guest: number): number {
+    const i = this.#find(guest);
+    return i < 0 ? 0 : this.#end[i]! - guest;
+  }
+
+  /** Address here of the guest-physical range, or 0 when it is not wholly inside one contiguous mapped range. */
+  translate(guest: number, length: number): Address {
+    const i = this.#find(guest);
+    if (i < 0 || guest + length > this.#end[i]!) return 0;
+    return this.#host[i]! + (guest - this.#guest[i]!);
+  }
+
+  /** Address here of a range of the client's own addresses, or 0 when it is not mapped. */
+  translateUser(userAddress: number, length: number): Address {
+    for (const run of this.#runs) {
+      if (userAddress >= run.userAddress && userAddress + length <= run.userAddress + run.length) {
+        return run.address + (userAddress - run.userAddress);
+      }
+    }
+    return 0;
+  }
+
+  /** Copies a guest-physical range, which may cross mapped ranges, to `to`. False when part of it is not mapped. */
+  read(guest: number, length: number, to: Address): boolean {
+    let at = guest;
+    let left = length;
+    let target = to;
+    while (left > 0) {
+      const here = Math.min(left, this.contiguous(at));
+      if (here === 0) return false;
+      memcpy(target, this.translate(at, here), here);
+      at += here;
+      target += here;
+      left -= here;
+    }
+    return true;
+  }
+
+  /** A view on memory of the client, for rings. Drop it before {@link unmap}. */
+  view(address: Address, length: number): ArrayBuffer {
+    return viewMemory(address, length);
+  }
+
+  /** Bytes mapped. */
+  get mappedBytes(): number {
+    return this.#runs.reduce((sum, run) => sum + run.length, 0);
+  }
+
+  /** Takes all mappings away; nothing may touch them any more. */
+  unmap(): void {
+    for (const { address, length } of this.#mappings.splice(0)) munmap(address, length);
+    this.#runs.length = 0;
+    this.#segments = 0;
+  }
+}

@@ -1,0 +1,173 @@
+/**
+ * One queue pair of a guest's port: a tun file, whose two directions each run over a virtqueue or over the file.
+ *
+ *     client ── write ──► inbox  ──┐                       ┌── outbox ── read ──► client
+ *     guest  ── tx ring (1) ───────┴─► receive   transmit ─┴── rx ring (0) ─────► guest
+ *
+ * While vhost serves a direction, its ring is used; otherwise frames cross between the lane and the main thread, which
+ * answers the file's reads and writes, in two frame rings. A record there is a virtio-net header of 12 bytes, then
+ * the frame.
+ */
+import { signalEventfd } from '../linux/eventfd.ts';
+import { memcpy } from '../linux/mman.ts';
+import type { FrameBatch } from '../memory/frame-batch.ts';
+import { FrameRing } from '../memory/frame-ring.ts';
+import { readNetHeader, writeNetHeader } from '../vhost/net-header.ts';
+import type { RingError } from '../vhost/ring-error.ts';
+import { BUFFER_TOO_SMALL, DELIVERED, NO_BUFFERS, type SplitVirtqueue } from '../vhost/split-virtqueue.ts';
+import { VIRTIO_NET_HDR_MRG_RXBUF_BYTES } from '../vhost/virtio.ts';
+import { TX_DROP_NO_BUFFERS, TX_DROP_RING_BROKEN, TX_DROP_TOO_BIG } from './counters.ts';
+import { type FdSink, type PortQueue, TRANSMITTED, type TransmitResult } from './port.ts';
+
+/** Bytes before the frame in a mailbox record. */
+export const MAILBOX_HEADER_BYTES = VIRTIO_NET_HDR_MRG_RXBUF_BYTES;
+/** Capacities in bytes: a record of the longest frame takes less than half of either. */
+export const INBOX_BYTES = 1 << 18;
+export const OUTBOX_BYTES = 1 << 20;
+
+/** Where the mailbox of a queue stands, in memory of this process. */
+export interface Mailbox {
+  inbox: number;
+  outbox: number;
+  /** eventfd that tells the main thread of frames in the outbox. */
+  mailFd: number;
+}
+
+export class GuestQueue implements PortQueue {
+  /** Ring that the guest receives from (index 0) and the one it transmits to (index 1), while vhost serves them. */
+  rx: SplitVirtqueue | null = null;
+  tx: SplitVirtqueue | null = null;
+  /** The client has attached the queue (TUNSETQUEUE). */
+  attached = true;
+  onBroken: (index: number, error: RingError) => void = () => {};
+
+  readonly #inbox: FrameRing;
+  readonly #outbox: FrameRing;
+  readonly #mailFd: number;
+  #mailSignal = false;
+  /** Head of the inbox at the last receive. */
+  #mark = 0;
+  /** Malformed frames of rings that are gone. */
+  #malformedBefore = 0;
+  #rxBroken = false;
+  #txBroken = false;
+
+  constructor({ inbox, outbox, mailFd }: Mailbox) {
+    this.#inbox = new FrameRing(inbox, INBOX_BYTES);
+    this.#outbox = new FrameRing(outbox, OUTBOX_BYTES);
+    this.#mailFd = mailFd;
+  }
+
+  get ready(): boolean {
+    return this.attached;
+  }
+
+  get malformed(): number {
+    return this.#malformedBefore + (this.tx?.malformed ?? 0);
+  }
+
+  /** Puts a ring in place (0 receive, 1 transmit), or takes it away with null. What waits in the file is dropped. */
+  setRing(index: number, ring: SplitVirtqueue | null): void {
+    if (index === 0) {
+      this.rx = ring;
+      this.#rxBroken = false;
+      ring?.disableNotification();
+    } else {
+      this.#malformedBefore += this.tx?.malformed ?? 0;
+      this.tx = ring;
+      this.#txBroken = false;
+      ring?.disableNotification();
+    }
+  }
+
+  receive(batch: FrameBatch): number {
+    if (this.tx !== null) {
+      const received = this.tx.receive(batch);
+      if (this.tx.error !== null && !this.#txBroken) {
+        this.#txBroken = true;
+        this.onBroken(1, this.tx.error);
+      }
+      return received;
+    }
+    return this.#receiveMail(batch);
+  }
+
+  #receiveMail(batch: FrameBatch): number {
+    const inbox = this.#inbox;
+    this.#mark = inbox.mark;
+    while (batch.hasRoom) {
+      const length = inbox.peek();
+      if (length < 0) break;
+      const first = batch.segments;
+      batch.segmentAddress[first + 1] = inbox.address;
+      batch.segmentLength[first + 1] = length;
+      batch.append(first, 1, MAILBOX_HEADER_BYTES, length - MAILBOX_HEADER_BYTES);
+      readNetHeader(batch, batch.count - 1, MAILBOX_HEADER_BYTES);
+      inbox.advance(length);
+    }
+    return batch.count;
+  }
+
+  release(count: number): void {
+    if (this.tx !== null) {
+      this.tx.release(count);
+      return;
+    }
+    this.#inbox.rewind(this.#mark);
+    for (let i = 0; i < count; i++) this.#inbox.advance(this.#inbox.peek());
+    this.#inbox.publish();
+  }
+
+  transmit(batch: FrameBatch, i: number): TransmitResult {
+    const { rx } = this;
+    if (rx === null) return this.#post(batch, i);
+    const result = rx.deliver(batch, i);
+    if (result === DELIVERED) return TRANSMITTED;
+    if (result === NO_BUFFERS) return TX_DROP_NO_BUFFERS;
+    if (result === BUFFER_TOO_SMALL) return TX_DROP_TOO_BIG;
+    if (!this.#rxBroken && rx.error !== null) {
+      this.#rxBroken = true;
+      this.onBroken(0, rx.error);
+    }
+    return TX_DROP_RING_BROKEN;
+  }
+
+  #post(batch: FrameBatch, i: number): TransmitResult {
+    const length = batch.length[i]! + MAILBOX_HEADER_BYTES;
+    const to = this.#outbox.reserve(length);
+    if (to === 0) return TX_DROP_NO_BUFFERS;
+    writeNetHeader(batch, i, MAILBOX_HEADER_BYTES, 1);
+    memcpy(to, batch.headerAddress(i) - MAILBOX_HEADER_BYTES, MAILBOX_HEADER_BYTES);
+    batch.copyOut(i, to + MAILBOX_HEADER_BYTES, batch.length[i]!);
+    if (this.#outbox.commit(length)) this.#mailSignal = true;
+    return TRANSMITTED;
+  }
+
+  flush(): void {
+    this.tx?.flush();
+    this.rx?.flush();
+    if (this.#mailSignal) {
+      this.#mailSignal = false;
+      signalEventfd(this.#mailFd);
+    }
+  }
+
+  disableNotification(): void {
+    this.tx?.disableNotification();
+    this.rx?.disableNotification();
+    this.#inbox.wake();
+  }
+
+  enableNotification(held: boolean, stalled: boolean): boolean {
+    let more = false;
+    if (stalled && this.rx?.enableNotification() === true) more = true;
+    if (held) return more;
+    if (this.tx !== null) return this.tx.enableNotification() || more;
+    return !this.#inbox.sleep() || more;
+  }
+
+  addPollFds(sink: FdSink): void {
+    if (this.tx !== null && this.tx.kick >= 0) sink.addEventfd(this.tx.kick);
+    if (this.rx !== null && this.rx.kick >= 0) sink.addEventfd(this.rx.kick);
+  }
+}

@@ -1,0 +1,81 @@
+/**
+ * What a port is to the engine: a name, counters, and queues that take and give frames.
+ *
+ * A queue is one pair of directions: a queue pair of a guest, or a tap. All of it belongs to one lane's thread.
+ */
+import type { FrameBatch } from '../memory/frame-batch.ts';
+import { newCounters, type PortCounters } from './counters.ts';
+
+/** The descriptors that wake a sleeping lane. */
+export interface FdSink {
+  /** An eventfd, which the lane drains when it wakes. */
+  addEventfd(fd: number): void;
+  /** Anything else: its owner reads it in the next breath. */
+  addReadable(fd: number): void;
+}
+
+/** What became of a frame for a queue: 0, or the TX_DROP_… counter that says why not. */
+export type TransmitResult = number;
+export const TRANSMITTED: TransmitResult = 0;
+
+export interface PortQueue {
+  /**
+   * Appends frames that came from the port to an empty batch. They stay the queue's until {@link release}, and the
+   * batch refers to its memory.
+   */
+  receive(batch: FrameBatch): number;
+  /** The first `count` frames of the last receive are done with; the others come again with the next receive. */
+  release(count: number): void;
+  /** Hands frame `i` to the port. With TX_DROP_NO_BUFFERS the same frame may be tried again later. */
+  transmit(batch: FrameBatch, i: number): TransmitResult;
+  /** Makes everything since the last flush visible to the other side, and wakes it where it asked for that. */
+  flush(): void;
+  /** Whether frames for the port can go to this queue now. */
+  readonly ready: boolean;
+  /** Frames that it took from the port and threw away as malformed, ever. */
+  readonly malformed: number;
+  /** The lane polls: no wake-ups, please. */
+  disableNotification(): void;
+  /**
+   * The lane is about to sleep: wake it for frames (unless `held`, when they are waiting for somebody else anyway), and
+   * for buffers where `stalled`. True: there is something already, look again.
+   */
+  enableNotification(held: boolean, stalled: boolean): boolean;
+  addPollFds(sink: FdSink): void;
+}
+
+export class Port {
+  readonly id: number;
+  readonly name: string;
+  readonly counters: PortCounters;
+  /** Queues by number; a hole where one was taken away. */
+  readonly queues: (PortQueue | undefined)[] = [];
+  /** TUN_F_… offloads that frames for this port may carry. */
+  offloads = 0;
+  linkUp = true;
+  /** When the port first had no buffers since it last took a frame, in ms; -1 when it has not run out. */
+  stalledSince = -1;
+  #ready: PortQueue[] = [];
+
+  constructor(id: number, name: string, counters: PortCounters = newCounters()) {
+    this.id = id;
+    this.name = name;
+    this.counters = counters;
+  }
+
+  /** Notes that queues came, went, or became ready or not. */
+  refreshQueues(): void {
+    this.#ready = this.queues.filter((queue): queue is PortQueue => queue?.ready === true);
+  }
+
+  /** How many queues can take frames. */
+  get readyQueues(): number {
+    return this.#ready.length;
+  }
+
+  /** The queue for a flow's hash, or undefined while there is none. */
+  queueFor(hash: number): PortQueue | undefined {
+    const ready = this.#ready;
+    return ready.length < 2 ? ready[0] : ready[(hash >>> 0) % ready.length];
+  }
+}
