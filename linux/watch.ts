@@ -8,5 +8,12 @@ export interface Watch {
 
 /** Calls `onReadable` whenever `fd` has something to read (level-triggered). */
 export function watchReadable(fd: number, onReadable: () => void): Watch {
-  return koffi.node.poll(fd, { readable: true, disconnect: true }, onReadable);
+  return koffi.node.poll(fd, { readable: true, disconnect: true }, () => {
+    onReadable();
+    // koffi calls from outside Node's callback scopes, so nothing runs the promises settled here. An immediate does, in
+    // the same turn of the loop.
+    setImmediate(settlePromises);
+  });
 }
+
+function settlePromises(): void {}

@@ -1,0 +1,51 @@
+/** What testpmd's `show port stats all` says. */
+
+/** A port's counters since its start, and its rates since they were last shown. */
+export interface PortStatistics {
+  port: number;
+  rxPackets: number;
+  /** Dropped by the device, for want of a free descriptor. */
+  rxMissed: number;
+  rxBytes: number;
+  rxErrors: number;
+  /** Lost for want of a buffer. */
+  rxNombuf: number;
+  txPackets: number;
+  txErrors: number;
+  txBytes: number;
+  rxPps: number;
+  rxBps: number;
+  txPps: number;
+  txBps: number;
+}
+
+const LABELS: Record<Exclude<keyof PortStatistics, 'port'>, string> = {
+  rxPackets: 'RX-packets',
+  rxMissed: 'RX-missed',
+  rxBytes: 'RX-bytes',
+  rxErrors: 'RX-errors',
+  rxNombuf: 'RX-nombuf',
+  txPackets: 'TX-packets',
+  txErrors: 'TX-errors',
+  txBytes: 'TX-bytes',
+  rxPps: 'Rx-pps',
+  rxBps: 'Rx-bps',
+  txPps: 'Tx-pps',
+  txBps: 'Tx-bps',
+};
+
+/** The ports in an answer of testpmd, in its order. Throws an Error that names what a port's part lacks. */
+export function parsePortStatistics(text: string): PortStatistics[] {
+  const [, ...parts] = text.split('NIC statistics for port ');
+  if (parts.length === 0) throw new Error(`testpmd showed the statistics of no port, but:\n${text}`);
+  return parts.map((part) => {
+    const port = Number.parseInt(part, 10);
+    const statistics: Record<string, number> = { port };
+    for (const [key, label] of Object.entries(LABELS)) {
+      const value = new RegExp(`\\b${label}:\\s*(\\d+)`).exec(part)?.[1];
+      if (value === undefined) throw new Error(`testpmd's statistics of port ${port} have no ${label}:\n${part}`);
+      statistics[key] = Number(value);
+    }
+    return statistics as unknown as PortStatistics;
+  });
+}
