@@ -1,0 +1,59 @@
+import assert from 'node:assert/strict';
+import { setTimeout as delay } from 'node:timers/promises';
+import { DaemonProcess } from '../../lab/daemon.ts';
+import { Testpmd } from '../../lab/testpmd.ts';
+
+const MACS = ['52:54:00:79:00:01', '52:54:00:79:00:02'];
+const RING = 256;
+const FIRST_BURSTS = 4;
+const BURST = 32;
+
+describe('DPDK virtio-user with the vhost-kernel backend', function () {
+  this.timeout(60_000);
+
+  /** Two virtio-user ports in one testpmd: two guests. */
+  async function startGuests(daemon: DaemonProcess, options = ''): Promise<Testpmd> {
+    return await Testpmd.start({
+      cpu: 1,
+      launcher: daemon.exec,
+      vdevs: MACS.map(
+        (mac, i) => `net_virtio_user${i},path=/dev/vhost-net,iface=dpdk${i},queue_size=${RING},mac=${mac}${options}`,
+      ),
+      words: [
+        ...['--forward-mode=macswap', '--port-topology=loop', '--total-num-mbufs=8192'],
+        ...[`--txd=${RING}`, `--rxd=${RING}`, `--eth-peer=0,${MACS[1]}`, `--eth-peer=1,${MACS[0]}`],
+      ],
+    });
+  }
+
+  for (const options of ['', ',mrg_rxbuf=0', ',in_order=0', ',packed_vq=0']) {
+    it(`moves frames both ways in a closed loop${options}`, async () => {
+      await using daemon = await DaemonProcess.start();
+      await using guests = await startGuests(daemon, options);
+      for (const size of [64, 1514]) {
+        await guests.command(`set txpkts ${size}`);
+        await guests.command('clear port stats all');
+        await guests.command(`start tx_first ${FIRST_BURSTS}`);
+        await delay(500);
+        await guests.command('stop');
+        const stats = await guests.portStats();
+        for (const { port, rxPackets, rxBytes, txPackets } of stats) {
+          assert.ok(rxPackets > 10 * FIRST_BURSTS * BURST, `port ${port} received ${rxPackets} frames only`);
+          assert.equal(rxBytes, rxPackets * size, 'every frame has the length that was sent');
+          assert.ok(txPackets >= rxPackets, `port ${port} sent ${txPackets}, received ${rxPackets}`);
+        }
+      }
+      const ports = await daemon.ports();
+      assert.deepEqual(ports.map(({ name, path }) => [name, path]).sort(), [
+        ['dpdk0', 'vhost'],
+        ['dpdk1', 'vhost'],
+      ]);
+      assert.deepEqual(
+        (await daemon.rings()).filter((ring) => ring.error),
+        [],
+      );
+      await guests.stop();
+      await daemon.stop();
+    });
+  }
+});

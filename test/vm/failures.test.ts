@@ -1,0 +1,101 @@
+import assert from 'node:assert/strict';
+import { setTimeout as delay } from 'node:timers/promises';
+import { isMounted } from '../../fuse/mount.ts';
+import { DaemonProcess } from '../../lab/daemon.ts';
+import { assertPings, assertTransfer, bootGuest, bootGuests, ipOf } from './traffic.ts';
+
+describe('guests that fail', function () {
+  this.timeout(180_000);
+
+  it('a reboot and a SIGKILL in full traffic leave a third guest’s traffic alone', async () => {
+    await using daemon = await DaemonProcess.start();
+    const [steady, server, victim] = await bootGuests(
+      daemon,
+      { name: 'steady', number: 1 },
+      { name: 'server', number: 2 },
+      { name: 'victim', number: 3 },
+    );
+    try {
+      await server!.sh('iperf3 -s -D; iperf3 -s -p 5202 -D');
+      const flood = `iperf3 -c ${ipOf(2)} -p 5202 -t 120 > /tmp/flood 2>&1 &`;
+      await victim!.sh(flood);
+      // The third guest counts its pings through everything that happens to the victim: none may be lost.
+      await steady!.sh(`ping -i 0.2 ${ipOf(2)} > /tmp/pings 2>&1 & echo $! > /tmp/ping.pid`);
+      await delay(1000);
+
+      await victim!.reboot();
+      await victim!.sh(`ip link set eth0 up; ip address add ${ipOf(3)}/24 dev eth0`);
+      await assertPings(victim!, 2);
+      await assertTransfer(server!, 2, victim!, 1);
+      await victim!.sh('iperf3 --version >/dev/null');
+      await server!.sh("kill $(ps | awk '/[i]perf3 -s -p 5202/ {print $1}'); iperf3 -s -p 5202 -D");
+      await victim!.sh(flood);
+      await delay(1000);
+      const before = (await daemon.port('victim')).counters.rx_frames!;
+      await delay(300);
+      const during = (await daemon.port('victim')).counters.rx_frames!;
+      assert.ok(during > before, 'the victim is not in full traffic');
+
+      await victim!.kill();
+      await delay(1000);
+      assert.equal(
+        (await daemon.ports()).some((port) => port.name === 'victim'),
+        false,
+      );
+
+      await steady!.sh('kill -INT $(cat /tmp/ping.pid); sleep 0.5');
+      const summary = await steady!.sh('tail -n 3 /tmp/pings');
+      const [, sent, received] = /(\d+) packets transmitted, (\d+) packets received/.exec(summary)!;
+      assert.ok(Number(sent) > 20, summary);
+      assert.equal(received, sent, summary);
+      await assertTransfer(server!, 2, steady!, 4);
+
+      // The place of the dead is free again.
+      const again = await bootGuest(daemon, { name: 'victim', number: 3 });
+      await assertPings(again, 1);
+      await again.stop();
+      await daemon.stop();
+    } finally {
+      await Promise.all([steady, server, victim].map((guest) => guest?.stop()));
+    }
+  });
+
+  it('a daemon that is killed is started again on the same mount, and serves new guests', async () => {
+    await using daemon = await DaemonProcess.start();
+    const orphan = await bootGuest(daemon, { name: 'orphan', number: 1 });
+    try {
+      await daemon.kill();
+      assert.ok(isMounted(daemon.mount), 'the dead mount is in the way');
+      await daemon.restart();
+      const [a, b] = await bootGuests(daemon, { name: 'a', number: 2 }, { name: 'b', number: 3 });
+      try {
+        await assertPings(a!, 3);
+        await assertTransfer(a!, 2, b!, 4);
+        assert.ok(orphan.running, 'a guest of the dead daemon lost its network, not its life');
+      } finally {
+        await Promise.all([a?.stop(), b?.stop()]);
+      }
+      await daemon.stop();
+      assert.equal(isMounted(daemon.mount), false);
+    } finally {
+      await orphan.stop();
+    }
+  });
+
+  it('a guest without shared memory falls back to the file, and the log says which option it wants', async () => {
+    await using daemon = await DaemonProcess.start();
+    const [shared, secret] = await bootGuests(
+      daemon,
+      { name: 'shared', number: 1 },
+      { name: 'private', number: 2, machine: { sharedMemory: false } },
+    );
+    try {
+      assert.equal((await daemon.port('private')).path, 'file');
+      assert.match(daemon.log, /memory-backend-memfd.*share=on/);
+      await assertPings(shared!, 2);
+      await assertTransfer(secret!, 2, shared!, 2);
+    } finally {
+      await Promise.all([shared?.stop(), secret?.stop()]);
+    }
+  });
+});
