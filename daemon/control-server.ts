@@ -1,0 +1,207 @@
+/** The control API: HTTP and JSON on a Unix socket that only its owner may open (docs/control-api.md). */
+import fs from 'node:fs';
+import http from 'node:http';
+import net from 'node:net';
+import path from 'node:path';
+import { z } from 'zod';
+import type { Log } from '../fuse/log.ts';
+import { agingSeconds, interfaceName, logLevel } from './config.ts';
+import { type Control, ControlError } from './control.ts';
+
+const MAX_BODY_BYTES = 65_536;
+const SOCKET_UMASK = 0o177; // leaves mode 0600
+
+/** One resource: its methods by name. `name` is what stands where the route has NAME. */
+interface Route {
+  pattern: string;
+  methods: Record<string, (body: unknown, name: string) => unknown>;
+}
+
+const tapBody = z.strictObject({ kind: z.literal('tap'), name: interfaceName, persistent: z.boolean().default(false) });
+const portBody = z.strictObject({ link: z.enum(['up', 'down']).optional() });
+const levelBody = z.strictObject({ level: logLevel });
+const agingBody = z.strictObject({ aging: agingSeconds });
+const listenerBody = z.strictObject({ pid: z.int().min(1), fd: z.int().min(0) });
+
+function routes(control: Control): Route[] {
+  const port = (name: string): unknown => {
+    const ports = control.ports();
+    const found = ports.find((one) => one.name === name);
+    if (found) return found;
+    const known = ports.map((one) => one.name).join(', ') || 'none';
+    throw new ControlError(404, 'ENODEV', `there is no port ${name}; there are: ${known}`);
+  };
+  return [
+    { pattern: '/v1/status', methods: { GET: () => control.status() } },
+    {
+      pattern: '/v1/ports',
+      methods: {
+        GET: () => control.ports(),
+        POST: (body) => {
+          const { name, persistent } = check(tapBody, body);
+          return control.addTap({ name, persistent });
+        },
+      },
+    },
+    {
+      pattern: '/v1/ports/NAME',
+      methods: {
+        GET: (_, name) => port(name),
+        PATCH: (body, name) => control.setPort(name, check(portBody, body)),
+        DELETE: (_, name) => control.removePort(name),
+      },
+    },
+    {
+      pattern: '/v1/fdb',
+      methods: { GET: () => control.fdb(), PUT: (body) => control.setAging(check(agingBody, body).aging) },
+    },
+    { pattern: '/v1/rings', methods: { GET: () => control.rings() } },
+    { pattern: '/v1/memory', methods: { GET: () => control.memory() } },
+    { pattern: '/v1/log', methods: { PUT: (body) => control.setLogLevel(check(levelBody, body).level) } },
+    {
+      pattern: '/v1/exec/listeners',
+      methods: {
+        POST: (body) => {
+          const { pid, fd } = check(listenerBody, body);
+          return control.adoptListener(pid, fd);
+        },
+      },
+    },
+  ];
+}
+
+function check<T extends z.ZodType>(schema: T, body: unknown): z.output<T> {
+  const result = schema.safeParse(body);
+  if (result.success) return result.data;
+  const problems = result.error.issues.map((issue) => `${issue.path.join('.') || 'body'}: ${issue.message}`);
+  throw new ControlError(400, 'EINVAL', problems.join('; '));
+}
+
+export class ControlServer {
+  readonly #server: http.Server;
+  readonly #routes: Route[];
+  readonly #log: Log;
+
+  /** Listens on `socket`. Rejects when another daemon does; a dead daemon's socket is replaced. */
+  static async start(socket: string, control: Control, log: Log): Promise<ControlServer> {
+    await removeDeadSocket(socket);
+    fs.mkdirSync(path.dirname(socket), { recursive: true });
+    const server = new ControlServer(control, log);
+    await server.#listen(socket);
+    return server;
+  }
+
+  private constructor(control: Control, log: Log) {
+    this.#routes = routes(control);
+    this.#log = log;
+    this.#server = http.createServer((request, response) => void this.#serve(request, response));
+  }
+
+  #listen(socket: string): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#server.once('error', (error) => reject(new Error(`cannot listen on the control socket: ${error.message}`)));
+      // bind(2) happens inside listen(), so there is no moment with another mode.
+      const umask = process.umask(SOCKET_UMASK);
+      try {
+        this.#server.listen(socket, () => resolve());
+      } finally {
+        process.umask(umask);
+      }
+    });
+  }
+
+  /** Stops listening and drops connections; the socket file goes. */
+  async stop(): Promise<void> {
+    const closed = new Promise((resolve) => this.#server.close(resolve));
+    this.#server.closeAllConnections();
+    await closed;
+  }
+
+  async #serve(request: http.IncomingMessage, response: http.ServerResponse): Promise<void> {
+    try {
+      const { pathname } = new URL(request.url ?? '/', 'http://localhost');
+      const { route, name } = this.#find(pathname);
+      const handler = route.methods[request.method ?? ''];
+      if (!handler) {
+        const allowed = Object.keys(route.methods).join(', ');
+        response.setHeader('allow', allowed);
+        throw new ControlError(405, 'EMETHOD', `${request.method} ${route.pattern}: only ${allowed}`);
+      }
+      const body = await readBody(request);
+      const result = await handler(body, name);
+      if (result === undefined) response.writeHead(204).end();
+      else answer(response, request.method === 'POST' ? 201 : 200, result);
+    } catch (error) {
+      this.#refuse(request, response, error as Error);
+    }
+  }
+
+  #find(pathname: string): { route: Route; name: string } {
+    const parts = pathname.split('/');
+    for (const route of this.#routes) {
+      const pattern = route.pattern.split('/');
+      if (pattern.length !== parts.length) continue;
+      if (pattern.every((part, i) => part === 'NAME' || part === parts[i])) {
+        const at = pattern.indexOf('NAME');
+        return { route, name: at < 0 ? '' : decodeName(parts[at]!) };
+      }
+    }
+    const known = this.#routes.map(({ methods, pattern }) => `${Object.keys(methods).join('|')} ${pattern}`);
+    throw new ControlError(404, 'ENOENT', `no ${pathname}; there are: ${known.join(', ')}`);
+  }
+
+  #refuse(request: http.IncomingMessage, response: http.ServerResponse, error: Error): void {
+    if (error instanceof ControlError) {
+      answer(response, error.status, { error: { code: error.code, message: error.message } });
+      return;
+    }
+    this.#log.error(`control: ${request.method} ${request.url}: ${error.stack}`);
+    answer(response, 500, { error: { code: 'EIO', message: error.message } });
+  }
+}
+
+function decodeName(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    throw new ControlError(400, 'EINVAL', `${part} is not percent-encoded UTF-8`);
+  }
+}
+
+function answer(response: http.ServerResponse, status: number, result: unknown): void {
+  response.writeHead(status, { 'content-type': 'application/json' }).end(`${JSON.stringify(result)}\n`);
+}
+
+async function readBody(request: http.IncomingMessage): Promise<unknown> {
+  const parts: Buffer[] = [];
+  let bytes = 0;
+  for await (const part of request) {
+    bytes += (part as Buffer).length;
+    if (bytes > MAX_BODY_BYTES)
+      throw new ControlError(413, 'EMSGSIZE', `the body is longer than ${MAX_BODY_BYTES} bytes`);
+    parts.push(part as Buffer);
+  }
+  if (bytes === 0) return undefined;
+  try {
+    return JSON.parse(Buffer.concat(parts).toString());
+  } catch (error) {
+    throw new ControlError(400, 'EINVAL', `the body is no JSON: ${(error as Error).message}`);
+  }
+}
+
+/** Removes a socket that nobody listens on. Rejects when somebody does, or when it is no socket. */
+async function removeDeadSocket(socket: string): Promise<void> {
+  const stat = fs.statSync(socket, { throwIfNoEntry: false });
+  if (!stat) return;
+  if (!stat.isSocket())
+    throw new Error(`${socket} exists and is no socket; remove it, or set control.socket to another path`);
+  const alive = await new Promise<boolean>((resolve) => {
+    const probe = net.connect(socket, () => {
+      probe.destroy();
+      resolve(true);
+    });
+    probe.on('error', () => resolve(false));
+  });
+  if (alive) throw new Error(`another daemon listens on ${socket}; stop it, or set control.socket to another path`);
+  fs.unlinkSync(socket);
+}

@@ -1,0 +1,127 @@
+/** What `ringswitch show` prints for people: tables of the control API's rows. */
+import type { FdbRow, MemoryRow, PortStatus, RingRow, Status } from './control.ts';
+
+const BINARY_UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
+const DROP = /^[rt]x_drop_/;
+
+/** 1536 → `1.5 KiB`. */
+export function formatBytes(bytes: number): string {
+  let unit = 0;
+  let value = bytes;
+  while (value >= 1024 && unit < BINARY_UNITS.length - 1) {
+    value /= 1024;
+    unit++;
+  }
+  return `${unit === 0 ? value : value.toFixed(1)} ${BINARY_UNITS[unit]}`;
+}
+
+/** Columns as wide as their widest cell; numbers to the right. */
+export function formatTable(header: string[], rows: (string | number)[][]): string {
+  const cells = [header, ...rows.map((row) => row.map(String))];
+  const widths = header.map((_, column) => Math.max(...cells.map((row) => row[column]!.length)));
+  const right = header.map((_, column) => rows.length > 0 && rows.every((row) => typeof row[column] === 'number'));
+  const line = (row: string[]): string =>
+    row
+      .map((cell, column) => (right[column] ? cell.padStart(widths[column]!) : cell.padEnd(widths[column]!)))
+      .join('  ')
+      .trimEnd();
+  return cells.map(line).join('\n');
+}
+
+export function formatStatus(status: Status): string {
+  const { version, pid, uptimeSeconds, mount, ports, logLevel, fdb } = status;
+  return [
+    `ringswitch ${version}, process ${pid}, up ${uptimeSeconds} s`,
+    `devices in ${mount}, log level ${logLevel}`,
+    `${ports} ports; addresses age after ${fdb.aging} s, ${fdb.capacity} at most`,
+  ].join('\n');
+}
+
+export function formatPorts(ports: PortStatus[]): string {
+  if (ports.length === 0) return 'no ports';
+  const header = [
+    'PORT',
+    'KIND',
+    'LINK',
+    'PATH',
+    'QUEUES',
+    'RX FRAMES',
+    'RX',
+    'TX FRAMES',
+    'TX',
+    'DROPS',
+    'OFFLOADS',
+    'CLIENT',
+  ];
+  const table = formatTable(
+    header,
+    ports.map((port) => [
+      port.name,
+      port.kind,
+      port.link === 'up' ? (port.carrier === 'up' ? 'up' : 'no carrier') : 'down',
+      port.path,
+      port.queues,
+      port.counters.rx_frames ?? 0,
+      formatBytes(port.counters.rx_bytes ?? 0),
+      port.counters.tx_frames ?? 0,
+      formatBytes(port.counters.tx_bytes ?? 0),
+      sumDrops(port),
+      port.offloads.join(',') || '-',
+      port.clients.map(({ pid, command }) => `${command} (${pid})`).join(', ') || '-',
+    ]),
+  );
+  return [table, ...ports.flatMap(portNotes)].join('\n');
+}
+
+const drops = (port: PortStatus): [string, number][] =>
+  Object.entries(port.counters).filter(([name, n]) => DROP.test(name) && n > 0);
+const sumDrops = (port: PortStatus): number => drops(port).reduce((sum, [, n]) => sum + n, 0);
+
+function portNotes(port: PortStatus): string[] {
+  const notes: string[] = [];
+  const dropped = drops(port).map(([name, n]) => `${n} ${name}`);
+  if (dropped.length > 0) notes.push(`${port.name}: dropped ${dropped.join(', ')}`);
+  if (port.error !== null) notes.push(`${port.name}: ${port.error}`);
+  return notes;
+}
+
+export function formatFdb(rows: FdbRow[]): string {
+  if (rows.length === 0) return 'no addresses learned';
+  return formatTable(
+    ['ADDRESS', 'PORT', 'AGE'],
+    rows.map(({ mac, port, ageSeconds }) => [mac, port, `${ageSeconds} s`]),
+  );
+}
+
+export function formatRings(rows: RingRow[]): string {
+  if (rows.length === 0) return 'no rings';
+  const table = formatTable(
+    ['PORT', 'QUEUE', 'RING', 'SIZE', 'BASE', 'USED', 'HEADER', 'CALLS', 'WITHHELD', 'STATE', 'FEATURES'],
+    rows.map((row) => [
+      row.port,
+      row.queue,
+      row.ring,
+      row.num,
+      row.base,
+      row.usedIdx,
+      row.headerBytes,
+      row.calls,
+      row.callsSuppressed,
+      row.error === null ? 'running' : 'BROKEN',
+      row.features.join(','),
+    ]),
+  );
+  const broken = rows.filter((row) => row.error !== null);
+  return [
+    table,
+    ...broken.map((row) => `${row.port} queue ${row.queue} ${row.ring}: ${row.error!.code}: ${row.error!.message}`),
+  ].join('\n');
+}
+
+export function formatMemory(rows: MemoryRow[]): string {
+  if (rows.length === 0) return 'no guest memory mapped';
+  return formatTable(
+    ['TABLE', 'MAPPED', 'RINGS'],
+    rows.map(({ table, mappedBytes, rings }) => [table, formatBytes(mappedBytes), rings]),
+  );
+}
