@@ -1,6 +1,6 @@
 /** The daemon's configuration: YAML, validated; an error names file, line, column and key. */
 import fs from 'node:fs';
-import { isCollection, isMap, isScalar, LineCounter, parseDocument } from 'yaml';
+import { isAlias, isCollection, isMap, isScalar, LineCounter, parseDocument } from 'yaml';
 import { z } from 'zod';
 import { IFNAMSIZ } from '../linux/if-tun.ts';
 import { DEFAULT_AGING_SECONDS, DEFAULT_CAPACITY, MAX_AGING_SECONDS, MAX_CAPACITY } from '../switch/learning-table.ts';
@@ -12,53 +12,103 @@ const MIN_AGING_SECONDS = 10;
 const MAX_SPIN_MICROSECONDS = 1_000_000;
 const MAX_ID = 0xffff_fffe;
 
-const id = z.int().min(0).max(MAX_ID);
-const absolutePath = z.string().regex(/^\//, 'expected an absolute path');
+/** sockaddr_un.sun_path of `<sys/un.h>`, with the NUL behind the path. */
+const SUN_PATH_BYTES = 108;
 
-/** 0660, '0660' or 432: what people write for a mode. YAML 1.2 reads 0660 as decimal, so strings are octal. */
+/** A number in a range, and what to call it in an error: `a number of seconds`. */
+function quantity(what: string, min: number, max: number): z.ZodNumber {
+  const expected = `expected ${what} from ${min} to ${max}`;
+  return z.number(expected).min(min, expected).max(max, expected);
+}
+
+/** As {@link quantity}, without fractions. */
+function whole(what: string, min: number, max: number): z.ZodNumber {
+  return quantity(what, min, max).int(`expected ${what} from ${min} to ${max}`);
+}
+
+function words<const Words extends readonly string[]>(all: Words) {
+  return z.enum(all, `expected one of ${all.join(', ')}`);
+}
+
+const bytes = (text: string): number => Buffer.byteLength(text);
+const id = whole('an id', 0, MAX_ID);
+const addresses = whole('a whole number of addresses', 1, MAX_CAPACITY);
+const ABSOLUTE_PATH = 'expected an absolute path';
+const absolutePath = z.string(ABSOLUTE_PATH).trim().regex(/^\//, ABSOLUTE_PATH);
+const socketPath = absolutePath.refine(
+  (text) => bytes(text) < SUN_PATH_BYTES,
+  `expected a path of at most ${SUN_PATH_BYTES - 1} bytes`,
+);
+
+/** Octal digits as chmod(1) takes them, in quotes or not: {@link parseConfig} hands over what was written. */
+const MODE = "expected octal permission bits, such as '0660'";
 const mode = z
-  .string()
-  .regex(/^0?[0-7]{3}$/, "expected octal permission bits in quotes, such as '0660'")
-  .transform((text) => Number.parseInt(text, 8));
+  .string(MODE)
+  .trim()
+  .regex(/^(0o)?0?[0-7]{3}$/, MODE)
+  .transform((text) => Number.parseInt(text.replace('0o', ''), 8));
 
 /** Seconds until a learned address is forgotten. */
-export const agingSeconds = z.int().min(MIN_AGING_SECONDS).max(MAX_AGING_SECONDS);
-export const interfaceName = z
-  .string()
-  .min(1)
-  .max(IFNAMSIZ - 1)
-  .regex(/^[^/:%\s]+$/, 'expected an interface name without / : % and white space');
-export const logLevel = z.enum(LOG_LEVELS);
+export const agingSeconds = whole('a number of seconds', MIN_AGING_SECONDS, MAX_AGING_SECONDS);
 
-const schema = z.strictObject({
-  mount: z
-    .strictObject({
-      path: absolutePath.default(DEFAULT_MOUNT),
-      uid: id.default(0),
-      gid: id.default(0),
-      mode: mode.default(0o660),
-    })
-    .prefault({}),
-  control: z.strictObject({ socket: absolutePath.default(DEFAULT_SOCKET) }).prefault({}),
-  log: z.strictObject({ level: logLevel.default('info'), format: z.enum(LOG_FORMATS).default('auto') }).prefault({}),
-  fdb: z
-    .strictObject({
-      aging: agingSeconds.default(DEFAULT_AGING_SECONDS),
-      capacity: z.int().min(1).max(MAX_CAPACITY).default(DEFAULT_CAPACITY),
-      perPort: z.int().min(1).max(MAX_CAPACITY).default(4096),
-    })
-    .prefault({}),
-  lane: z.strictObject({ spin: z.number().min(0).max(MAX_SPIN_MICROSECONDS).default(50) }).prefault({}),
-  taps: z
-    .array(z.strictObject({ name: interfaceName, persistent: z.boolean().default(false) }))
-    .superRefine((taps, context) => {
-      for (const [index, { name }] of taps.entries()) {
-        if (taps.findIndex((tap) => tap.name === name) === index) continue;
-        context.addIssue({ code: 'custom', path: [index, 'name'], message: `${name} stands here twice` });
-      }
-    })
-    .default([]),
-});
+/** What the kernel's dev_valid_name() lets through; % would make the name a pattern. Its limit is in bytes. */
+const INTERFACE_NAME = `expected an interface name of 1 to ${IFNAMSIZ - 1} bytes without / : % and white space`;
+export const interfaceName = z
+  .string(INTERFACE_NAME)
+  .trim()
+  .regex(/^(?!\.{1,2}$)[^/:%\s\0]+$/, INTERFACE_NAME)
+  .refine((text) => bytes(text) < IFNAMSIZ, INTERFACE_NAME);
+export const persistentFlag = z.boolean('expected true or false');
+export const logLevel = words(LOG_LEVELS);
+
+/** Unknown keys are told by {@link parseConfig}. */
+const OBJECT = 'expected a mapping';
+
+const schema = z.strictObject(
+  {
+    mount: z
+      .strictObject(
+        {
+          path: absolutePath.default(DEFAULT_MOUNT),
+          uid: id.default(0),
+          gid: id.default(0),
+          mode: mode.default(0o660),
+        },
+        OBJECT,
+      )
+      .prefault({}),
+    control: z.strictObject({ socket: socketPath.default(DEFAULT_SOCKET) }, OBJECT).prefault({}),
+    log: z
+      .strictObject({ level: logLevel.default('info'), format: words(LOG_FORMATS).default('auto') }, OBJECT)
+      .prefault({}),
+    fdb: z
+      .strictObject(
+        {
+          aging: agingSeconds.default(DEFAULT_AGING_SECONDS),
+          capacity: addresses.default(DEFAULT_CAPACITY),
+          perPort: addresses.default(4096),
+        },
+        OBJECT,
+      )
+      .prefault({}),
+    lane: z
+      .strictObject({ spin: quantity('a number of microseconds', 0, MAX_SPIN_MICROSECONDS).default(50) }, OBJECT)
+      .prefault({}),
+    taps: z
+      .array(
+        z.strictObject({ name: interfaceName, persistent: persistentFlag.default(false) }, OBJECT),
+        'expected a list of taps',
+      )
+      .superRefine((taps, context) => {
+        for (const [index, { name }] of taps.entries()) {
+          if (taps.findIndex((tap) => tap.name === name) === index) continue;
+          context.addIssue({ code: 'custom', path: [index, 'name'], message: 'expected a name of its own' });
+        }
+      })
+      .default([]),
+  },
+  OBJECT,
+);
 
 export type Config = z.output<typeof schema>;
 
@@ -95,7 +145,13 @@ export function parseConfig(text: string, file: string): Config {
       document.errors.map((error) => `${at(error.pos[0])}: ${error.message.split(' at line ')[0]}`),
     );
   }
-  const value: unknown = document.toJS() ?? {};
+  keepModeText(document);
+  let value: unknown;
+  try {
+    value = withoutEmptySections(document.toJS());
+  } catch (error) {
+    throw new ConfigError([`${at(0)}: ${(error as Error).message}`]); // An alias without its anchor, or too many of them.
+  }
   const result = schema.safeParse(value);
   if (result.success) return result.data;
 
@@ -115,13 +171,13 @@ export function parseConfig(text: string, file: string): Config {
     }
     return document.contents?.range?.[0] ?? 0;
   };
-  const problems: string[] = [];
+  const problems = new Set<string>(); // One value may break two rules that read the same.
   for (const issue of result.error.issues) {
     if (issue.code === 'unrecognized_keys') {
       for (const key of issue.keys) {
         const path = [...issue.path, key];
-        problems.push(
-          `${at(keyOffset(document, path))}: ${path.join('.')}: unknown key; known are ${knownKeys(issue.path).join(', ')}`,
+        problems.add(
+          `${at(keyOffset(document, path))}: ${pathText(path)}: unknown key; known are ${knownKeys(issue.path).join(', ')}`,
         );
       }
       continue;
@@ -130,10 +186,34 @@ export function parseConfig(text: string, file: string): Config {
       (node, key) => (node as Record<PropertyKey, unknown> | undefined)?.[key],
       value,
     );
-    const path = issue.path.join('.') || 'the configuration';
-    problems.push(`${at(offsetOf(issue.path))}: ${path}: ${issue.message}, got ${JSON.stringify(found)}`);
+    const path = pathText(issue.path) || 'the configuration';
+    problems.add(`${at(offsetOf(issue.path))}: ${path}: ${issue.message}, got ${show(found)}`);
   }
-  throw new ConfigError(problems);
+  throw new ConfigError([...problems]);
+}
+
+/** YAML 1.2 takes 0660 for six hundred and sixty; a mode is meant by its digits. */
+function keepModeText(document: ReturnType<typeof parseDocument>): void {
+  const node = document.getIn(['mount', 'mode'], true);
+  const scalar = isAlias(node) ? node.resolve(document) : node;
+  if (isScalar(scalar) && typeof scalar.value === 'number') scalar.value = scalar.source;
+}
+
+/** An empty file, and a section whose keys are all commented out, are null in YAML. */
+function withoutEmptySections(value: unknown): unknown {
+  if (value === null || value === undefined) return {};
+  if (typeof value !== 'object' || Array.isArray(value)) return value;
+  return Object.fromEntries(Object.entries(value).filter(([, section]) => section !== null));
+}
+
+/** As people write it: `taps[1].name`. */
+function pathText(path: PropertyKey[]): string {
+  return path.map((key, i) => (typeof key === 'number' ? `[${key}]` : `${i > 0 ? '.' : ''}${String(key)}`)).join('');
+}
+
+function show(value: unknown): string {
+  if (value === undefined || value === null) return 'nothing';
+  return typeof value === 'number' ? String(value) : JSON.stringify(value);
 }
 
 function keyOffset(document: ReturnType<typeof parseDocument>, path: PropertyKey[]): number {

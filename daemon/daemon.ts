@@ -44,7 +44,6 @@ export class Daemon implements Control {
   readonly #ports: SwitchPorts;
   readonly #interfaces: TunInterfaces;
   readonly #tun: TunDevice;
-  readonly #vhostNet: VhostNetDevice;
   readonly #tree: DeviceTree;
   readonly #notifications: OffloadNotifications;
   readonly #connection: FuseConnection;
@@ -89,9 +88,8 @@ export class Daemon implements Control {
     this.#interfaces = new TunInterfaces(this.#ports, randomBytes);
     this.#tun = new TunDevice(this.#interfaces, log, (kh) => this.#connection.notifyPoll(kh));
     const identify: Identify = (pid, fd) => this.#tree.identify(pid, fd);
-    this.#vhostNet = new VhostNetDevice(identify, log);
     this.#notifications = new OffloadNotifications(identify, log);
-    this.#tree = new DeviceTree({ tun: this.#tun, vhostNet: this.#vhostNet, ...mount });
+    this.#tree = new DeviceTree({ tun: this.#tun, vhostNet: new VhostNetDevice(identify, log), ...mount });
     this.#connection = new FuseConnection(fuseFd, this.#tree, log, () =>
       this.#fatal(new Error(`the mount on ${mount.path} was taken away`)),
     );
@@ -107,9 +105,7 @@ export class Daemon implements Control {
     unmount(this.#config.mount.path);
     this.#connection.close();
     this.#notifications.close();
-    for (const file of [...this.#vhostNet.files]) file.release();
-    this.#tree.closeAll();
-    await this.#tun.exclusively(async () => {}); // Behind all that was released.
+    await this.#tree.closeAll();
     await this.#ports.close();
     await this.#lane.stop();
     close(this.#lockFd);

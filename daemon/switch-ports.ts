@@ -252,6 +252,7 @@ class GuestPortQueue implements PortQueueHandle {
   readonly running = new Set<number>();
   onMail: () => void = () => {};
   onClosed: () => void = () => {};
+  onIdle: () => void = () => {};
   readonly mailbox: { inbox: number; outbox: number; mailFd: number };
   readonly #lane: LaneClient;
   readonly #port: number;
@@ -287,13 +288,20 @@ class GuestPortQueue implements PortQueueHandle {
   }
 
   async startRing(ring: number, memory: MemoryTable, description: RingDescription): Promise<void> {
-    await this.#lane.call('startRing', this.#port, this.#index, ring, memory, description);
     this.running.add(ring);
+    try {
+      await this.#lane.call('startRing', this.#port, this.#index, ring, memory, description);
+    } catch (error) {
+      this.running.delete(ring);
+      throw error;
+    }
   }
 
   async stopRing(ring: number): Promise<number> {
+    const base = await this.#lane.call('stopRing', this.#port, this.#index, ring);
     this.running.delete(ring);
-    return await this.#lane.call('stopRing', this.#port, this.#index, ring);
+    if (this.running.size === 0) this.onIdle();
+    return base;
   }
 
   async ringBase(ring: number): Promise<number> {

@@ -70,8 +70,8 @@ export interface DeviceFile {
   write(request: Request, data: Buffer, nonBlocking: boolean): number | Promise<number>;
   /** POLL… bits that are ready now. `kh`: whom to notify of a change, where asked for. */
   poll(kh: bigint, schedule: boolean): number;
-  /** Nobody has it open any more. */
-  release(): void;
+  /** Nobody has it open any more. Resolves when nothing of it is left. Never rejects. */
+  release(): Promise<void>;
 }
 
 /** A kind of device: what opening it gives. */
@@ -141,9 +141,10 @@ export class DeviceTree implements FileSystem {
   }
 
   /** Nobody will ask any more: everything open is released. */
-  closeAll(): void {
-    for (const file of this.#files.values()) file.release();
+  async closeAll(): Promise<void> {
+    const files = [...this.#files.values()];
     this.#files.clear();
+    await Promise.all(files.map((file) => file.release()));
   }
 
   handle(request: Request): Buffer | Promise<Buffer> {
@@ -290,7 +291,7 @@ export class DeviceTree implements FileSystem {
     const handle = parseHandle(request.body);
     const file = this.#files.get(handle);
     this.#files.delete(handle);
-    file?.release();
+    void file?.release();
     return Buffer.alloc(0);
   }
 }

@@ -6,13 +6,17 @@
  * docs/ioctls.md has the table of all requests. Where a client hands the file to a vhost-net (SET_BACKEND), frames cross
  * virtqueues instead, and this file only waits.
  */
+
+import { setTimeout as delay } from 'node:timers/promises';
 import { EADDRNOTAVAIL, EAGAIN, EBADFD, EEXIST, EINVAL, ENOTTY, EPERM } from '../linux/errno.ts';
 import {
+  FLT_EXACT_COUNT,
   IFF_ATTACH_QUEUE,
   IFF_DETACH_QUEUE,
   IFF_MULTI_QUEUE,
   IFF_NAPI,
   IFF_NAPI_FRAGS,
+  IFF_NO_CARRIER,
   IFF_NO_PI,
   IFF_NOFILTER,
   IFF_TAP,
@@ -23,6 +27,7 @@ import {
   IFREQ_BYTES,
   ifreqName,
   SIOCGIFHWADDR,
+  SIOCGSKNS,
   SIOCSIFHWADDR,
   TUN_F_CSUM,
   TUN_F_TSO_ECN,
@@ -31,6 +36,7 @@ import {
   TUN_F_UFO,
   TUN_F_USO4,
   TUN_F_USO6,
+  TUN_FILTER_BYTES,
   TUN_IOCTL_NAMES,
   TUN_PI_BYTES,
   TUN_PKT_STRIP,
@@ -62,11 +68,13 @@ import { memcpy } from '../linux/mman.ts';
 import { POLLERR, POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM } from '../linux/poll.ts';
 import { readProcessMemory, writeProcessMemory } from '../linux/process.ts';
 import { MAX_FRAME_BYTES, MIN_FRAME_BYTES } from '../memory/frame-batch.ts';
+import { parseNetHeader, tunTakesHeader } from '../vhost/net-header.ts';
 import { VIRTIO_NET_HDR_BYTES, VIRTIO_NET_HDR_MRG_RXBUF_BYTES } from '../vhost/virtio.ts';
 import { FuseError, type Request } from './connection.ts';
 import type { Device, DeviceFile, IoctlCall, IoctlResult } from './device-tree.ts';
 import type { Log } from './log.ts';
 import {
+  ClosingError,
   type PortQueueHandle,
   shownFlags,
   TUN_FEATURES,
@@ -75,13 +83,17 @@ import {
 } from './tun-interfaces.ts';
 
 /** Flags that TUNGETFEATURES shows. */
-const SHOWN_FEATURES = IFF_TUN | IFF_TAP | TUN_FEATURES;
+const SHOWN_FEATURES = IFF_TUN | IFF_TAP | IFF_NO_CARRIER | TUN_FEATURES;
 const INT_BYTES = 4;
 const MAC_BYTES = 6;
 /** A mailbox record is a header of this many bytes, then the frame. */
 const RECORD_HEADER_BYTES = VIRTIO_NET_HDR_MRG_RXBUF_BYTES;
 /** A writer that found no room looks again after this many ms. */
 const RETRY_MS = 1;
+const CLOSING_RETRY_MS = 5;
+const CLOSING_TRIES = 10;
+/** (uid_t)-1, which no user has. */
+const INVALID_ID = -1;
 const ETHERTYPE_OFFSET = 12;
 
 /** Requests whose value stands in the argument: the kernel cannot deliver them, a seccomp notification does. */
@@ -136,8 +148,6 @@ export class TunFile implements DeviceFile {
   /** Poll handles to notify when something can be read. */
   readonly #pollers = new Set<bigint>();
   readonly #readers: (() => void)[] = [];
-  /** Who runs rings on the queue of this file, and what to do before it goes. */
-  readonly beforeClose = new Map<object, () => Promise<void>>();
 
   constructor(device: TunDevice) {
     this.#device = device;
@@ -155,8 +165,19 @@ export class TunFile implements DeviceFile {
 
   // ---- ioctl
 
-  ioctl(call: IoctlCall): Promise<IoctlResult> {
-    return this.#device.exclusively(() => this.#ioctl(call));
+  /**
+   * TUNSETIFF of a name whose last user has closed it, and whose rings are just stopping, is tried again for a moment:
+   * close(2) does not wait for us.
+   */
+  async ioctl(call: IoctlCall): Promise<IoctlResult> {
+    for (let tries = 1; ; tries++) {
+      try {
+        return await this.#device.exclusively(() => this.#ioctl(call));
+      } catch (error) {
+        if (!(error instanceof ClosingError) || tries === CLOSING_TRIES) throw error;
+        await delay(CLOSING_RETRY_MS);
+      }
+    }
   }
 
   async #ioctl(call: IoctlCall): Promise<IoctlResult> {
@@ -174,7 +195,9 @@ export class TunFile implements DeviceFile {
         this.#checkIfindex(input.readInt32LE(0));
         return { result: 0 };
     }
-    if (!TUN_IOCTL_NAMES.has(cmd)) this.#notServed(cmd);
+    if (!TUN_IOCTL_NAMES.has(cmd) || cmd === SIOCGSKNS) this.#notServed(cmd);
+    // Socket requests bring their struct ifreq first, whatever the file's state (tun_chr_ioctl).
+    const ifr = cmd === SIOCGIFHWADDR || cmd === SIOCSIFHWADDR ? this.#readIfreq(call) : null;
     const tun = this.#tun;
     if (!tun) throw new FuseError(EBADFD, `${TUN_IOCTL_NAMES.get(cmd)}: TUNSETIFF comes first`);
     switch (cmd) {
@@ -217,12 +240,12 @@ export class TunFile implements DeviceFile {
         return { result: 0 };
       case TUNSETTXFILTER:
         // Frames for other addresses never come here once the address is learned; the filter is a saving, not a rule.
-        return { result: 0 };
+        return { result: this.#readTxFilter(call) };
       case SIOCGIFHWADDR:
-        this.#getHwaddr(tun, call);
+        this.#getHwaddr(tun, call, ifr!);
         return { result: 0 };
       case SIOCSIFHWADDR:
-        this.#setHwaddr(tun, this.#readIfreq(call));
+        this.#setHwaddr(tun, ifr!);
         return { result: 0 };
       default:
         return this.#notServed(cmd);
@@ -250,7 +273,9 @@ export class TunFile implements DeviceFile {
           tun.linkType = value;
           return 0;
         case TUNSETOWNER:
-        case TUNSETGROUP: // Who may open the device is the mount's business (configuration: mount).
+        case TUNSETGROUP:
+          if (value === INVALID_ID) throw new FuseError(EINVAL, `${TUN_IOCTL_NAMES.get(cmd)}: -1 is nobody`);
+          return 0; // Who may open the device is the mount's business (configuration: mount).
         case TUNSETNOCSUM: // Ignored by the kernel too.
         case TUNSETDEBUG:
           return 0;
@@ -258,6 +283,15 @@ export class TunFile implements DeviceFile {
           return this.#notServed(cmd);
       }
     });
+  }
+
+  /** update_filter of tun.c: what it returns is how many addresses are filtered exactly. */
+  #readTxFilter({ request, arg }: IoctlCall): number {
+    const count = readProcessMemory(request.tid, arg, TUN_FILTER_BYTES).readUInt16LE(2);
+    const addresses = readProcessMemory(request.tid, arg + BigInt(TUN_FILTER_BYTES), count * MAC_BYTES);
+    // Beyond the exact ones only groups can be filtered (by hash); with another address there is no filter at all.
+    for (let i = FLT_EXACT_COUNT; i < count; i++) if ((addresses[i * MAC_BYTES]! & 1) === 0) return 0;
+    return Math.min(count, FLT_EXACT_COUNT);
   }
 
   /** A struct ifreq of the caller: the kernel brought at most its first 4 bytes. */
@@ -288,6 +322,7 @@ export class TunFile implements DeviceFile {
     this.#attached = true;
     tun.attachedQueues++;
     if (tun.queues.size === 1) await this.#reflag(tun, flags);
+    await tun.port.setCarrier((flags & IFF_NO_CARRIER) === 0);
     this.#device.log.info(`${tun.name}: queue ${index} opened by process ${call.request.pid}`, { port: tun.name });
     ifr.write(tun.name.padEnd(IFNAMSIZ, '\0'), 0, 'latin1');
     writeProcessMemory(call.request.tid, call.arg, ifr);
@@ -361,8 +396,7 @@ export class TunFile implements DeviceFile {
     await tun.port.setOffloads((tun.flags & IFF_VNET_HDR) !== 0 ? tun.offloads : 0);
   }
 
-  #getHwaddr(tun: TunInterface, call: IoctlCall): void {
-    const ifr = this.#readIfreq(call);
+  #getHwaddr(tun: TunInterface, call: IoctlCall, ifr: Buffer): void {
     ifr.writeUInt16LE(tun.linkType, IFR_DATA_OFFSET);
     tun.mac.copy(ifr, IFR_DATA_OFFSET + 2);
     writeProcessMemory(call.request.tid, call.arg, ifr);
@@ -440,6 +474,9 @@ export class TunFile implements DeviceFile {
     if (frame < MIN_FRAME_BYTES || frame > MAX_FRAME_BYTES) {
       throw new FuseError(EINVAL, `write: ${data.length} bytes with ${pi + header} of headers hold no frame`);
     }
+    if (header > 0 && !tunTakesHeader(parseNetHeader(data.subarray(pi)), frame)) {
+      throw new FuseError(EINVAL, `write: the virtio-net header contradicts its frame of ${frame} bytes`);
+    }
     const record = RECORD_HEADER_BYTES + frame;
     const to = queue.inbox.reserve(record);
     if (to === 0) {
@@ -486,9 +523,19 @@ export class TunFile implements DeviceFile {
 
   // ---- the end
 
-  release(): void {
+  /** vhost keeps a tap whose rings run, as it holds a reference to the file in the kernel: the last ring lets it go. */
+  async release(): Promise<void> {
     this.#closed = true;
-    void this.#device
+    const queue = this.#queue;
+    const tun = this.#tun;
+    if (tun && queue && queue.running.size > 0) {
+      tun.closingQueues++;
+      await new Promise<void>((resolve) => {
+        queue.onIdle = resolve;
+      });
+      tun.closingQueues--;
+    }
+    await this.#device
       .exclusively(() => this.#detachAll())
       .catch((error) => this.#device.log.error(`closing a tun file: ${(error as Error).message}`));
   }
@@ -499,7 +546,6 @@ export class TunFile implements DeviceFile {
     if (!tun || !queue) return;
     this.#tun = null;
     this.#queue = null;
-    for (const stop of this.beforeClose.values()) await stop();
     if (this.#attached) tun.attachedQueues--;
     await queue.close();
     await this.#device.interfaces.releaseQueue(tun, this.#index);

@@ -14,6 +14,7 @@ import {
   IFF_ONE_QUEUE,
   IFF_PERSIST,
   IFF_TAP,
+  IFF_TUN,
   IFF_TUN_EXCL,
   IFF_VNET_HDR,
   IFNAMSIZ,
@@ -42,6 +43,8 @@ export interface PortQueueHandle extends RingBackend {
   wakeLane(): void;
   /** Called when frames have come into the outbox after {@link FrameRing.sleep}. */
   onMail: () => void;
+  /** Called when the last running ring has stopped. */
+  onIdle: () => void;
   /** TUNSETQUEUE. */
   attach(attached: boolean): Promise<void>;
   close(): Promise<void>;
@@ -81,7 +84,15 @@ export interface TunInterface {
   /** Indices of queues that files hold, attached or not. */
   queues: Set<number>;
   attachedQueues: number;
+  /** Queues whose file is closed, and whose rings still run. */
+  closingQueues: number;
 }
+
+/** A refusal by an interface that is about to go: the same request may succeed in a moment. */
+export class ClosingError extends FuseError {}
+
+/** As tun.c: with both flags IFF_TUN wins. */
+const isTap = (flags: number): boolean => (flags & (IFF_TUN | IFF_TAP)) === IFF_TAP;
 
 export class TunInterfaces {
   readonly #interfaces = new Map<string, TunInterface>();
@@ -106,13 +117,18 @@ export class TunInterfaces {
   async attach(name: string, flags: number): Promise<TunInterface> {
     const known = this.#interfaces.get(name);
     if (known) {
-      this.#checkKnown(known, flags);
+      try {
+        this.#checkKnown(known, flags);
+      } catch (error) {
+        if (known.closingQueues === 0 || !(error instanceof FuseError)) throw error;
+        throw new ClosingError(error.errno, `${error.message}, and its last user is just going`);
+      }
       return known;
     }
     if (name !== '' && this.#factory.isTaken(name)) {
       throw new FuseError(flags & IFF_TUN_EXCL ? EBUSY : EINVAL, `TUNSETIFF: ${name} is a port of another kind`);
     }
-    if ((flags & IFF_TAP) === 0) {
+    if (!isTap(flags)) {
       throw new FuseError(EINVAL, 'TUNSETIFF: a switch port is a tap (IFF_TAP); IFF_TUN has no Ethernet frames');
     }
     return this.#create(this.#freeName(name === '' ? DEFAULT_TEMPLATE : name), flags);
@@ -121,7 +137,7 @@ export class TunInterfaces {
   #checkKnown(known: TunInterface, flags: number): void {
     if (flags & IFF_TUN_EXCL)
       throw new FuseError(EBUSY, `TUNSETIFF: ${known.name} exists, and IFF_TUN_EXCL wants a new one`);
-    if ((flags & IFF_TAP) === 0) throw new FuseError(EINVAL, `TUNSETIFF: ${known.name} is a tap (IFF_TAP)`);
+    if (!isTap(flags)) throw new FuseError(EINVAL, `TUNSETIFF: ${known.name} is a tap (IFF_TAP)`);
     if ((flags & IFF_MULTI_QUEUE) !== (known.flags & IFF_MULTI_QUEUE)) {
       throw new FuseError(EINVAL, `TUNSETIFF: IFF_MULTI_QUEUE differs from what ${known.name} was made with`);
     }
@@ -154,6 +170,7 @@ export class TunInterfaces {
       linkType: ARPHRD_ETHER,
       queues: new Set(),
       attachedQueues: 0,
+      closingQueues: 0,
     };
     this.#interfaces.set(name, tun);
     return tun;

@@ -66,8 +66,6 @@ const DONE: IoctlResult = { result: 0 };
 export class VhostNetDevice implements Device {
   readonly identify: Identify;
   readonly log: Log;
-  /** Files that are open, for `show`. */
-  readonly files = new Set<VhostNetFile>();
 
   constructor(identify: Identify, log: Log) {
     this.identify = identify;
@@ -75,9 +73,7 @@ export class VhostNetDevice implements Device {
   }
 
   open(): VhostNetFile {
-    const file = new VhostNetFile(this);
-    this.files.add(file);
-    return file;
+    return new VhostNetFile(this);
   }
 }
 
@@ -245,20 +241,15 @@ export class VhostNetFile implements DeviceFile {
         `VHOST_NET_SET_BACKEND: descriptor ${fd} of process ${pid}: ${errnoName(error.errno)}`,
       );
     }
-    if (!(file instanceof TunFile) || !file.queue) {
-      throw new FuseError(
-        ENOTSOCK,
-        `VHOST_NET_SET_BACKEND: descriptor ${fd} of process ${pid} is no attached tun file of this switch`,
-      );
-    }
-    const { queue } = file;
-    // Whoever closes the tun file first, its rings stop before its queue goes.
-    file.beforeClose.set(this, () => this.#exclusively(() => this.device.backendGone(queue)));
-    return queue;
+    const what = `VHOST_NET_SET_BACKEND: descriptor ${fd} of process ${pid}`;
+    if (!(file instanceof TunFile)) throw new FuseError(ENOTSOCK, `${what} is no tun file of this switch`);
+    if (!file.queue) throw new FuseError(EINVAL, `${what} is a tun file without an interface: TUNSETIFF comes first`);
+    return file.queue;
   }
 
-  read(): never {
-    throw new FuseError(EINVAL, 'vhost-net: reading is for a device IOTLB, which is not offered');
+  /** Messages are for a device IOTLB, which is not offered: there are none. */
+  read(): Buffer {
+    return Buffer.alloc(0);
   }
 
   write(): never {
@@ -269,9 +260,8 @@ export class VhostNetFile implements DeviceFile {
     return 0;
   }
 
-  release(): void {
-    this.#clone.files.delete(this);
-    void this.#exclusively(() => this.device.destroy()).catch((error) =>
+  async release(): Promise<void> {
+    await this.#exclusively(() => this.device.destroy()).catch((error) =>
       this.#clone.log.error(`closing a vhost-net file: ${(error as Error).message}`),
     );
   }

@@ -32,8 +32,9 @@ export const ENOTCONN = 107;
 export const ETIMEDOUT = 110;
 
 const names = new Map<number, string>();
-for (const [name, number] of Object.entries(os.constants.errno)) names.set(number, name);
-names.set(EBADFD, 'EBADFD');
+// Some numbers have two names (EAGAIN and EWOULDBLOCK, EOPNOTSUPP and ENOTSUP): those of this file win.
+names.set(EAGAIN, 'EAGAIN').set(EOPNOTSUPP, 'EOPNOTSUPP').set(EBADFD, 'EBADFD');
+for (const [name, number] of Object.entries(os.constants.errno)) if (!names.has(number)) names.set(number, name);
 
 /** The name of an errno number, such as `EINVAL` for 22; `errno N` for one without a name. */
 export function errnoName(errno: number): string {

@@ -46,6 +46,8 @@ export const IFF_TUN = 0x0001;
 export const IFF_TAP = 0x0002;
 export const IFF_NAPI = 0x0010;
 export const IFF_NAPI_FRAGS = 0x0020;
+/** Linux 6.1 and later: the interface starts without a carrier. */
+export const IFF_NO_CARRIER = 0x0040;
 export const IFF_MULTI_QUEUE = 0x0100;
 export const IFF_ATTACH_QUEUE = 0x0200;
 export const IFF_DETACH_QUEUE = 0x0400;
@@ -71,6 +73,11 @@ export const TUN_PKT_STRIP = 0x0001;
 
 /** Queues of one interface at the most, MAX_TAP_QUEUES of tun.c. */
 export const MAX_TAP_QUEUES = 256;
+
+/** struct tun_filter { __u16 flags; __u16 count; __u8 addr[][6]; } (TUNSETTXFILTER) */
+export const TUN_FILTER_BYTES = 4;
+/** Addresses that a filter holds exactly, FLT_EXACT_COUNT of tun.c. */
+export const FLT_EXACT_COUNT = 8;
 
 /** Bytes of a name with its final 0. */
 export const IFNAMSIZ = 16;

@@ -74,6 +74,8 @@ export interface MemoryTable extends ClientMemory {
 
 /** Where rings run: one queue pair of a switch port. `index` is 0 for the receive ring and 1 for the transmit ring. */
 export interface RingBackend {
+  /** Rings that run here, by index. */
+  readonly running: ReadonlySet<number>;
   /** Starts a ring. Rejects with {@link RingUnmappedError} when it is not in the memory. */
   startRing(index: number, memory: MemoryTable, ring: RingDescription): Promise<void>;
   /** Stops a ring; resolves with its base when nothing touches its memory any more. */
@@ -347,6 +349,9 @@ export class VhostDevice {
     if (backend === vring.backend) return;
     await this.#stop(index);
     if (backend === null) return;
+    if (backend.running.has(index)) {
+      throw new VhostError(EBUSY, `VHOST_NET_SET_BACKEND: ring ${index} of that tap is run by another vhost-net file`);
+    }
     this.#checkRingShared(vring, index);
     try {
       await backend.startRing(index, this.#memory!, this.#description(vring));
@@ -395,13 +400,6 @@ export class VhostDevice {
     const backend = vring.backend;
     vring.backend = null;
     vring.base = await backend.stopRing(index);
-  }
-
-  /** The backend vanishes by itself (its tun file was closed): rings on it stop. */
-  async backendGone(backend: RingBackend): Promise<void> {
-    for (let index = 0; index < this.#vrings.length; index++) {
-      if (this.#vrings[index]!.backend === backend) await this.#stop(index);
-    }
   }
 
   /** What `show` tells about the rings' set-up. */

@@ -26,22 +26,25 @@ describe('DPDK virtio-user with the vhost-kernel backend', function () {
     });
   }
 
-  for (const options of ['', ',mrg_rxbuf=0', ',in_order=0', ',packed_vq=0']) {
-    it(`moves frames both ways in a closed loop${options}`, async () => {
+  const cases: [options: string, size: number][] = [
+    ['', 64],
+    ['', 1514],
+    [',mrg_rxbuf=0', 1514],
+    [',in_order=0', 64],
+    [',packed_vq=0', 1514],
+  ];
+  for (const [options, size] of cases) {
+    it(`moves frames of ${size} bytes both ways in a closed loop${options}`, async () => {
       await using daemon = await DaemonProcess.start();
       await using guests = await startGuests(daemon, options);
-      for (const size of [64, 1514]) {
-        await guests.command(`set txpkts ${size}`);
-        await guests.command('clear port stats all');
-        await guests.command(`start tx_first ${FIRST_BURSTS}`);
-        await delay(500);
-        await guests.command('stop');
-        const stats = await guests.portStats();
-        for (const { port, rxPackets, rxBytes, txPackets } of stats) {
-          assert.ok(rxPackets > 10 * FIRST_BURSTS * BURST, `port ${port} received ${rxPackets} frames only`);
-          assert.equal(rxBytes, rxPackets * size, 'every frame has the length that was sent');
-          assert.ok(txPackets >= rxPackets, `port ${port} sent ${txPackets}, received ${rxPackets}`);
-        }
+      await guests.command(`set txpkts ${size}`);
+      await guests.command(`start tx_first ${FIRST_BURSTS}`);
+      await delay(500);
+      await guests.command('stop');
+      for (const { port, rxPackets, rxBytes, txPackets } of await guests.portStats()) {
+        assert.ok(rxPackets > 10 * FIRST_BURSTS * BURST, `port ${port} received ${rxPackets} frames only`);
+        assert.equal(rxBytes, rxPackets * size, 'every frame has the length that was sent');
+        assert.ok(txPackets >= rxPackets, `port ${port} sent ${txPackets}, received ${rxPackets}`);
       }
       const ports = await daemon.ports();
       assert.deepEqual(ports.map(({ name, path }) => [name, path]).sort(), [

@@ -1,0 +1,274 @@
+import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import fc from 'fast-check';
+import { close } from '../../linux/file.ts';
+import { addressOf, SystemError } from '../../linux/libc.ts';
+import { memfd } from '../../linux/mman.ts';
+import { memoryAreas } from '../../linux/process.ts';
+import type { ClientMemory, MemoryRegion, SharedArea } from '../../memory/client-memory.ts';
+import { GuestMemory } from '../../memory/guest-memory.ts';
+import { frameBytes } from '../helpers/frame-bytes.ts';
+
+const PAGE = 4096;
+const USER = 0x7000_0000_0000;
+
+describe('GuestMemory', () => {
+  const descriptors: number[] = [];
+  const memories: GuestMemory[] = [];
+  afterEach(() => {
+    for (const memory of memories.splice(0)) memory.unmap();
+    for (const fd of descriptors.splice(0)) close(fd);
+  });
+
+  /** A file whose byte at offset n is content[n]. */
+  const newFile = (content: Uint8Array): number => {
+    const fd = memfd('guest', content.length);
+    descriptors.push(fd);
+    fs.writeSync(fd, content, 0, content.length, 0);
+    return fd;
+  };
+  const area = (userAddress: number, content: Uint8Array, offset = 0): SharedArea => ({
+    userAddress,
+    length: content.length - offset,
+    fd: newFile(content),
+    offset,
+  });
+  const map = (regions: MemoryRegion[], areas: SharedArea[]): GuestMemory => {
+    const memory = new GuestMemory({ regions, areas });
+    memories.push(memory);
+    return memory;
+  };
+  const bytesAt = (memory: GuestMemory, address: number, length: number): Uint8Array =>
+    new Uint8Array(memory.view(address, length)).slice();
+
+  it('translates at every border of a region', () => {
+    const content = frameBytes(4 * PAGE, 1);
+    const region = { guestAddress: 0x10_0000, size: 2 * PAGE, userAddress: USER + PAGE };
+    const memory = map([region], [area(USER, content)]);
+    const start = region.guestAddress;
+    const end = start + region.size;
+    const base = memory.translate(start, 1);
+    assert.notEqual(base, 0);
+    for (const [guest, length, offset] of [
+      [start, 0, 0],
+      [start, 2 * PAGE, 0],
+      [start + 1, 2 * PAGE - 1, 1],
+      [end - 1, 1, 2 * PAGE - 1],
+      [start + PAGE - 1, 2, PAGE - 1],
+    ] as const) {
+      assert.equal(memory.translate(guest, length), base + offset, `${guest}+${length}`);
+    }
+    for (const [guest, length] of [
+      [start - 1, 1],
+      [start - 1, 2 * PAGE],
+      [start, 2 * PAGE + 1],
+      [end - 1, 2],
+      [end, 0],
+      [end, 1],
+      [0, 1],
+      [2 ** 52, 1],
+      [start, 2 ** 32 - 1],
+    ] as const) {
+      assert.equal(memory.translate(guest, length), 0, `${guest}+${length}`);
+    }
+    assert.deepEqual(
+      [start - 1, start, start + 1, end - 1, end].map((guest) => memory.contiguous(guest)),
+      [0, 2 * PAGE, 2 * PAGE - 1, 1, 0],
+    );
+    assert.deepEqual(bytesAt(memory, base, 2 * PAGE), content.slice(PAGE, 3 * PAGE));
+  });
+
+  it('maps adjacent areas of separate files as one range, in any order', () => {
+    const contents = [frameBytes(PAGE, 1), frameBytes(2 * PAGE, 2), frameBytes(PAGE, 3)];
+    const areas = [area(USER + 3 * PAGE, contents[2]!), area(USER, contents[0]!), area(USER + PAGE, contents[1]!)];
+    const memory = map([{ guestAddress: 0, size: 4 * PAGE, userAddress: USER }], areas);
+    const address = memory.translate(0, 4 * PAGE);
+    assert.notEqual(address, 0);
+    assert.deepEqual(bytesAt(memory, address, 4 * PAGE), Uint8Array.from(Buffer.concat(contents)));
+    assert.equal(memory.translateUser(USER + PAGE - 8, 16), address + PAGE - 8);
+    assert.equal(memory.mappedBytes, 4 * PAGE);
+  });
+
+  it('maps an area from its offset in the file', () => {
+    const content = frameBytes(3 * PAGE, 1);
+    const memory = map([{ guestAddress: 0, size: PAGE, userAddress: USER + PAGE }], [area(USER, content, PAGE)]);
+    assert.deepEqual(bytesAt(memory, memory.translate(0, PAGE), PAGE), content.slice(2 * PAGE));
+  });
+
+  it('joins regions that touch in the guest and here, and no others', () => {
+    const content = frameBytes(4 * PAGE, 1);
+    const regions = [
+      { guestAddress: 2 * PAGE, size: PAGE, userAddress: USER + 3 * PAGE },
+      { guestAddress: 0, size: PAGE, userAddress: USER },
+      { guestAddress: PAGE, size: PAGE, userAddress: USER + PAGE },
+    ];
+    const memory = map(regions, [area(USER, content)]);
+    assert.equal(memory.contiguous(0), 2 * PAGE);
+    assert.equal(memory.contiguous(2 * PAGE), PAGE);
+    assert.notEqual(memory.translate(0, 2 * PAGE), 0);
+    assert.equal(memory.translate(PAGE, PAGE + 1), 0, 'adjacent in the guest only');
+    const bytes = new Uint8Array(3 * PAGE);
+    assert.equal(memory.read(0, 3 * PAGE, addressOf(bytes)), true);
+    assert.deepEqual(bytes.subarray(0, 2 * PAGE), content.subarray(0, 2 * PAGE));
+    assert.deepEqual(bytes.subarray(2 * PAGE), content.subarray(3 * PAGE));
+  });
+
+  it('leaves holes where a region has no shared memory', () => {
+    const areas = [area(USER, frameBytes(PAGE, 1)), area(USER + 2 * PAGE, frameBytes(PAGE, 2))];
+    const memory = map([{ guestAddress: 0, size: 4 * PAGE, userAddress: USER }], areas);
+    assert.deepEqual(
+      [0, PAGE - 1, PAGE, 2 * PAGE - 1, 2 * PAGE, 3 * PAGE - 1, 3 * PAGE].map((guest) => memory.contiguous(guest)),
+      [PAGE, 1, 0, 0, PAGE, 1, 0],
+    );
+    const bytes = new Uint8Array(4 * PAGE);
+    assert.equal(memory.read(PAGE - 8, 16, addressOf(bytes)), false);
+    assert.equal(memory.read(2 * PAGE, PAGE, addressOf(bytes)), true);
+    assert.equal(memory.read(3 * PAGE, 0, addressOf(bytes)), true, 'nothing is everywhere');
+    assert.equal(memory.translateUser(USER + PAGE, 1), 0);
+    assert.equal(memory.translateUser(USER + PAGE - 1, 2), 0);
+    assert.equal(memory.translateUser(USER - 1, 1), 0);
+    assert.notEqual(memory.translateUser(USER + 3 * PAGE - 1, 1), 0);
+  });
+
+  it('translates user addresses of a whole area, beyond its regions', () => {
+    const memory = map(
+      [{ guestAddress: 0, size: 16, userAddress: USER + PAGE }],
+      [area(USER, frameBytes(4 * PAGE, 1))],
+    );
+    const base = memory.translateUser(USER, 4 * PAGE);
+    assert.notEqual(base, 0);
+    assert.equal(memory.translateUser(USER, 4 * PAGE + 1), 0);
+    assert.equal(memory.translate(0, 16), base + PAGE);
+    assert.equal(memory.contiguous(0), 16);
+  });
+
+  it('answers from mapped memory when regions overlap', () => {
+    const content = frameBytes(4 * PAGE, 1);
+    const regions = [
+      { guestAddress: 0, size: 3 * PAGE, userAddress: USER },
+      { guestAddress: PAGE, size: 3 * PAGE, userAddress: USER },
+    ];
+    const memory = map(regions, [area(USER, content)]);
+    const base = memory.translateUser(USER, 1);
+    for (let guest = 0; guest < 4 * PAGE; guest += 512) {
+      const address = memory.translate(guest, 16);
+      assert([base + guest, base + guest - PAGE].includes(address), `at ${guest}`);
+      assert(address >= base && address + memory.contiguous(guest) <= base + 4 * PAGE);
+    }
+    assert.equal(memory.contiguous(4 * PAGE), 0);
+  });
+
+  it('shares its writes with the client', () => {
+    const one = area(USER, frameBytes(PAGE, 1));
+    const memory = map([{ guestAddress: 0, size: PAGE, userAddress: USER }], [one]);
+    new Uint8Array(memory.view(memory.translate(100, 4), 4)).set([1, 2, 3, 4]);
+    const bytes = new Uint8Array(4);
+    fs.readSync(one.fd, bytes, 0, 4, 100);
+    assert.deepEqual([...bytes], [1, 2, 3, 4]);
+  });
+
+  it('keeps the client address modulo 1 GiB', () => {
+    const userAddress = USER + 0x1234_5000;
+    const memory = map([{ guestAddress: 0, size: PAGE, userAddress }], [area(userAddress, frameBytes(PAGE, 1))]);
+    assert.equal(memory.translate(0, 1) % 2 ** 30, userAddress % 2 ** 30);
+  });
+
+  it('stays mapped when the descriptors are closed', () => {
+    const content = frameBytes(PAGE, 1);
+    const one = area(USER, content);
+    const memory = map([{ guestAddress: 0, size: PAGE, userAddress: USER }], [one]);
+    close(one.fd);
+    descriptors.splice(descriptors.indexOf(one.fd), 1);
+    assert.deepEqual(bytesAt(memory, memory.translate(0, PAGE), PAGE), content);
+  });
+
+  it('maps nothing from nothing', () => {
+    const memory = map([], []);
+    assert.equal(memory.mappedBytes, 0);
+    assert.equal(memory.translate(0, 0), 0);
+    assert.equal(memory.contiguous(0), 0);
+    assert.equal(memory.translateUser(0, 0), 0);
+  });
+
+  const isMapped = (address: number): boolean =>
+    memoryAreas(process.pid).some((one) => one.start <= address && address < one.end);
+
+  it('takes everything away with unmap, and answers 0 afterwards; twice is no harm', () => {
+    const memory = map([{ guestAddress: 0, size: PAGE, userAddress: USER }], [area(USER, frameBytes(PAGE, 1))]);
+    const address = memory.translate(0, 1);
+    assert.equal(isMapped(address), true);
+    memory.unmap();
+    assert.equal(isMapped(address), false);
+    assert.equal(memory.translate(0, 1), 0);
+    assert.equal(memory.contiguous(0), 0);
+    assert.equal(memory.translateUser(USER, 1), 0);
+    memory.unmap();
+  });
+
+  it('leaves nothing mapped when the kernel refuses an area, and says which call', () => {
+    const memfds = (): number => memoryAreas(process.pid).filter((one) => one.path.includes('memfd:guest')).length;
+    const before = memfds();
+    const good = area(USER, frameBytes(PAGE, 1));
+    const client: ClientMemory = { regions: [], areas: [good, { ...good, userAddress: USER + PAGE, fd: 0xffff }] };
+    assert.throws(
+      () => new GuestMemory(client),
+      (error: unknown) => {
+        assert(error instanceof SystemError);
+        assert.equal(error.code, 'EBADF');
+        assert.equal(error.syscall, 'mmap');
+        assert.match(error.message, /^mmap\(.*fd=65535, offset=0\) failed: EBADF$/);
+        return true;
+      },
+    );
+    assert.equal(memfds(), before);
+  });
+
+  it('agrees with a page table, byte by byte', () => {
+    const PAGES = 8;
+    const regions = fc.array(
+      fc.record({ guest: fc.nat(PAGES), pages: fc.integer({ min: 1, max: 3 }), user: fc.nat(PAGES) }),
+      { maxLength: 5 },
+    );
+    const shared = fc.array(fc.boolean(), { minLength: PAGES, maxLength: PAGES });
+    const probes = fc.array(
+      fc.record({ at: fc.nat((PAGES + 4) * PAGE), length: fc.integer({ min: 1, max: 3 * PAGE }) }),
+      {
+        maxLength: 20,
+      },
+    );
+    const contents = Array.from({ length: PAGES }, (_, page) => frameBytes(PAGE, page));
+    fc.assert(
+      fc.property(regions, shared, probes, (picked, shared, probes) => {
+        // Regions that do not overlap in the guest: those that come later and would are left out.
+        const user = new Map<number, number>();
+        const regions: MemoryRegion[] = [];
+        for (const { guest, pages, user: at } of picked) {
+          const range = Array.from({ length: pages }, (_, i) => i);
+          if (range.some((i) => user.has(guest + i))) continue;
+          for (const i of range) user.set(guest + i, at + i);
+          regions.push({ guestAddress: guest * PAGE, size: pages * PAGE, userAddress: USER + at * PAGE });
+        }
+        const areas = shared.flatMap((on, page) => (on ? [area(USER + page * PAGE, contents[page]!)] : []));
+        const memory = map(regions, areas);
+        const expected = (at: number): number | null => {
+          const page = user.get(Math.floor(at / PAGE));
+          return page === undefined || !shared[page] ? null : contents[page]![at % PAGE]!;
+        };
+        for (const { at, length } of probes) {
+          const plain = Array.from({ length }, (_, i) => expected(at + i));
+          const bytes = new Uint8Array(length);
+          assert.equal(memory.read(at, length, addressOf(bytes)), !plain.includes(null));
+          if (!plain.includes(null)) assert.deepEqual([...bytes], plain);
+          const contiguous = memory.contiguous(at);
+          assert.equal(contiguous > 0, plain[0] !== null);
+          assert.equal(memory.translate(at, length) !== 0, length <= contiguous);
+          const seen = Math.min(contiguous, length);
+          if (seen > 0) assert.deepEqual([...bytesAt(memory, memory.translate(at, seen), seen)], plain.slice(0, seen));
+        }
+        memory.unmap();
+        for (const fd of descriptors.splice(0)) close(fd);
+      }),
+      { numRuns: 200 },
+    );
+  });
+});

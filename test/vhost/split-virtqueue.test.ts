@@ -1,0 +1,822 @@
+import assert from 'node:assert/strict';
+import { drainEventfd, eventfd } from '../../linux/eventfd.ts';
+import { close } from '../../linux/file.ts';
+import { BATCH_FRAMES, FrameBatch, MAX_FRAME_BYTES, MAX_FRAME_SEGMENTS } from '../../memory/frame-batch.ts';
+import {
+  BUFFER_TOO_SMALL,
+  DELIVERED,
+  NO_BUFFERS,
+  RingUnmappedError,
+  SplitVirtqueue,
+} from '../../vhost/split-virtqueue.ts';
+import { appendFrame, cut, frameBytes, frameOf, join } from '../helpers/frame-bytes.ts';
+import {
+  ANY_LAYOUT,
+  EVENT_IDX,
+  INDIRECT_DESC,
+  MRG_RXBUF,
+  NOTIFY_ON_EMPTY,
+  SplitDriver,
+  type TestBuffer,
+  TestGuest,
+  VERSION_1,
+} from '../helpers/split-driver.ts';
+
+const MIB = 2 ** 20;
+/** Two regions that touch in the guest and not in the client: a buffer may cross BORDER. */
+const BORDER = 8 * MIB;
+const REGIONS = [
+  { guestAddress: 0, size: BORDER, userAddress: 0x7000_0000_0000 },
+  { guestAddress: BORDER, size: 8 * MIB, userAddress: 0x7100_0000_0000 },
+];
+const RING_AT = 0;
+const DATA_AT = 2 * MIB;
+const LEGACY = ANY_LAYOUT;
+const MODERN = ANY_LAYOUT | VERSION_1;
+
+/** The virtio-net header of 10 or 12 bytes (§5.1.6) with every field different. */
+function netHeader(bytes: number): Uint8Array {
+  return Uint8Array.from([0x01, 0x04, 0x36, 0x12, 0xb4, 0x05, 0x22, 0x01, 0x10, 0x02, 0x00, 0x00].slice(0, bytes));
+}
+
+const headerBytes = (features: bigint): number => ((features & (MRG_RXBUF | VERSION_1)) === 0n ? 10 : 12);
+
+describe('SplitVirtqueue', () => {
+  let guest: TestGuest;
+  let batch: FrameBatch;
+  let data: number;
+  const eventfds: number[] = [];
+
+  beforeEach(() => {
+    guest = new TestGuest(REGIONS);
+    batch = new FrameBatch();
+    data = DATA_AT;
+  });
+  afterEach(() => {
+    guest.dispose();
+    for (const fd of eventfds.splice(0)) close(fd);
+  });
+
+  const newEventfd = (): number => {
+    const fd = eventfd();
+    eventfds.push(fd);
+    return fd;
+  };
+
+  /** Buffers one after the other, with a gap, holding these pieces. */
+  const place = (pieces: Uint8Array[]): TestBuffer[] =>
+    pieces.map((piece) => {
+      const buffer = { address: data, length: piece.length };
+      guest.write(data, piece);
+      data += piece.length + 3;
+      return buffer;
+    });
+  const room = (...lengths: number[]): TestBuffer[] =>
+    place(lengths.map((length) => new Uint8Array(length).fill(0xee)));
+
+  const newDriver = (features: bigint, num = 16, base = 0, at = RING_AT): SplitDriver =>
+    new SplitDriver(guest, { num, features, at, base });
+
+  /** Posts header and frame, cut as told, and announces it. */
+  const send = (driver: SplitDriver, features: bigint, frame: Uint8Array, lengths: number[] = []): void => {
+    driver.add(place(cut(join([netHeader(headerBytes(features)), frame]), lengths)), false);
+    driver.announce();
+  };
+
+  const assertFrame = (i: number, expected: Uint8Array): void => {
+    assert.equal(batch.length[i], expected.length);
+    assert.deepEqual(frameOf(batch, i), expected);
+  };
+
+  const assertHeader = (i: number): void => {
+    assert.deepEqual(
+      [batch.flags, batch.gsoType, batch.hdrLen, batch.gsoSize, batch.csumStart, batch.csumOffset].map(
+        (column) => column[i],
+      ),
+      [0x01, 0x04, 0x1236, 0x05b4, 0x0122, 0x0210],
+    );
+  };
+
+  describe('construction', () => {
+    it('names the ring and the cure when a part is not in shared memory', () => {
+      const driver = newDriver(MODERN);
+      const memory = guest.map();
+      for (const part of ['desc', 'avail', 'used'] as const) {
+        const description = driver.description();
+        const addresses = { ...description.addresses, [part]: 0x1234_0000 };
+        assert.throws(
+          () => new SplitVirtqueue(memory, { ...description, addresses }),
+          (error: unknown) => {
+            assert(error instanceof RingUnmappedError);
+            assert.match(error.message, /virtqueue of 16 entries/);
+            assert.match(error.message, new RegExp(`${part} 0x12340000`));
+            assert.match(error.message, /memory-backend-memfd,share=on/);
+            return true;
+          },
+        );
+      }
+    });
+
+    it('refuses a ring whose last byte lies outside, and takes one that ends with the region', () => {
+      const num = 256;
+      const usedBytes = 6 + 8 * num;
+      const memory = guest.map();
+      const driver = newDriver(MODERN | EVENT_IDX, num);
+      const description = driver.description();
+      const end = REGIONS[0]!.userAddress + BORDER;
+      const at = (used: number) => ({ ...description, addresses: { ...description.addresses, used } });
+      assert.throws(() => new SplitVirtqueue(memory, at(end - usedBytes + 2)), RingUnmappedError);
+      assert.equal(new SplitVirtqueue(memory, at(end - usedBytes)).error, null);
+    });
+
+    it('goes on at the used index that the memory has, and clears used.flags', () => {
+      const driver = new SplitDriver(guest, { num: 4, features: MODERN, at: RING_AT, base: 7, usedBase: 5 });
+      guest.write16(driver.used, 1);
+      const queue = new SplitVirtqueue(guest.map(), driver.description());
+      assert.equal(queue.base, 7);
+      assert.equal(queue.usedIdx, 5);
+      assert.equal(guest.read16(driver.used), 0);
+    });
+
+    it('takes a descriptor table at an odd address, as Linux does', () => {
+      const driver = newDriver(MODERN, 16, 0, RING_AT + 1);
+      const queue = new SplitVirtqueue(guest.map(), driver.description());
+      const frame = frameBytes(64, 1);
+      send(driver, MODERN, frame);
+      assert.equal(queue.receive(batch), 1);
+      assertFrame(0, frame);
+    });
+  });
+
+  describe('receive', () => {
+    for (const features of [LEGACY, MODERN, LEGACY | MRG_RXBUF]) {
+      const header = headerBytes(features);
+      it(`takes the ${header}-byte header cut at every place (features 0x${features.toString(16)})`, () => {
+        const driver = newDriver(features, 64);
+        const queue = new SplitVirtqueue(guest.map(), driver.description());
+        for (let at = 0; at <= header + 3; at++) {
+          const frame = frameBytes(200, at);
+          send(driver, features, frame, [at, 5, 1]);
+          batch.clear();
+          assert.equal(queue.receive(batch), 1);
+          assertFrame(0, frame);
+          assertHeader(0);
+          queue.release(1);
+          queue.flush();
+          assert.deepEqual(
+            driver.reclaim().map((used) => used.length),
+            [0],
+          );
+        }
+        assert.equal(queue.error, null);
+      });
+    }
+
+    it('takes header and frame byte by byte over descriptors', () => {
+      const driver = newDriver(MODERN, 256);
+      const queue = new SplitVirtqueue(guest.map(), driver.description());
+      const frame = frameBytes(200, 3);
+      send(driver, MODERN, frame, new Array(211).fill(1));
+      assert.equal(queue.receive(batch), 1);
+      assertFrame(0, frame);
+      assertHeader(0);
+    });
+
+    it('skips empty buffers wherever they stand', () => {
+      const driver = newDriver(MODERN);
+      const queue = new SplitVirtqueue(guest.map(), driver.description());
+      const frame = frameBytes(300, 4);
+      send(driver, MODERN, frame, [0, 12, 0, 0, 100, 0, 200, 0]);
+      assert.equal(queue.receive(batch), 1);
+      assertFrame(0, frame);
+    });
+
+    it('asks no address of an empty buffer', () => {
+      const driver = newDriver(MODERN);
+      const queue = new SplitVirtqueue(guest.map(), driver.description());
+      const frame = frameBytes(60, 4);
+      const [buffer] = place([join([netHeader(12), frame])]);
+      driver.add([{ address: 2 ** 45, length: 0 }, buffer!], false);
+      driver.announce();
+      assert.equal(queue.receive(batch), 1);
+      assertFrame(0, frame);
+    });
+
+    it('takes a chain of as many buffers as a frame may have, and as many as the ring', () => {
+      const driver = newDriver(MODERN, MAX_FRAME_SEGMENTS);
+      const queue = new SplitVirtqueue(guest.map(), driver.description());
+      const frame = frameBytes(10_000, 5);
+      send(driver, MODERN, frame, new Array(MAX_FRAME_SEGMENTS - 1).fill(1));
+      assert.equal(driver.freeDescriptors, 0);
+      assert.equal(queue.receive(batch), 1);
+      assertFrame(0, frame);
+    });
+
+    it('takes indirect tables, alone and at the end of a chain', () => {
+      const features = MODERN | INDIRECT_DESC;
+      const driver = newDriver(features);
+      const queue = new SplitVirtqueue(guest.map(), driver.description());
+      const frames = [frameBytes(900, 6), frameBytes(901, 7)];
+      for (const [direct, frame] of frames.entries()) {
+        const pieces = place(cut(join([netHeader(12), frame]), [5, 10, 0, 300, 1]));
+        const [table] = room(16 * 16);
+        driver.addIndirect(pieces, false, table!.address, 2 * direct);
+      }
+      driver.announce();
+      assert.equal(queue.receive(batch), 2);
+      for (const [i, frame] of frames.entries()) assertFrame(i, frame);
+      queue.release(2);
+      queue.flush();
+      assert.equal(driver.reclaim().length, 2);
+      assert.equal(driver.freeDescriptors, 16);
+    });
+
+    it('takes an indirect table and buffers that lie across two mapped regions', () => {
+      const features = MODERN | INDIRECT_DESC;
+      const driver = newDriver(features);
+      const queue = new SplitVirtqueue(guest.map(), driver.description());
+      const frame = frameBytes(1000, 8);
+      const whole = join([netHeader(12), frame]);
+      for (const before of [1, 12, 13, 500, 1011]) {
+        guest.write(BORDER - before, whole);
+        const table = BORDER + 4096;
+        driver.addIndirect([{ address: BORDER - before, length: whole.length }], false, table);
+        driver.announce();
+        batch.clear();
+        assert.equal(queue.receive(batch), 1);
+        assertFrame(0, frame);
+        queue.release(1);
+        queue.flush();
+        driver.reclaim();
+      }
+      const pieces = place(cut(whole, [20, 30, 40]));
+      driver.addIndirect(pieces, false, BORDER - 24);
+      driver.announce();
+      batch.clear();
+      assert.equal(queue.receive(batch), 1);
+      assertFrame(0, frame);
+    });
+
+    for (const length of [14, 15, 59, 60, 115, 116, 127, 128, 129, 1514, 9014, 65_535, MAX_FRAME_BYTES]) {
+      it(`takes a frame of ${length} bytes`, () => {
+        const driver = newDriver(MODERN);
+        const queue = new SplitVirtqueue(guest.map(), driver.description());
+        const frame = frameBytes(length, 9);
+        send(driver, MODERN, frame);
+        assert.equal(queue.receive(batch), 1);
+        assertFrame(0, frame);
+      });
+    }
+
+    it('throws frames of wrong length away, counts them, and keeps the order of used entries', () => {
+      const driver = newDriver(MODERN);
+      const queue = new SplitVirtqueue(guest.map(), driver.description());
+      const good = [frameBytes(100, 1), frameBytes(101, 2), frameBytes(102, 3)];
+      const bad = [0, 1, 13, MAX_FRAME_BYTES + 1].map((length) => frameBytes(length, 4));
+      const order = [good[0]!, good[1]!, bad[0]!, bad[1]!, bad[2]!, good[2]!, bad[3]!];
+      const heads = order.map((frame) => driver.add(place([join([netHeader(12), frame])]), false));
+      // Shorter than the header itself, and a chain of nothing.
+      heads.push(driver.add(place([netHeader(11)]), false), driver.add(place([new Uint8Array(0)]), false));
+      driver.announce();
+      const got: Uint8Array[] = [];
+      for (let round = 0; round < 10; round++) {
+        batch.clear();
+        const frames = queue.receive(batch);
+        for (let i = 0; i < frames; i++) got.push(frameOf(batch, i));
+        queue.release(frames);
+      }
+      queue.flush();
+      assert.deepEqual(got, good);
+      assert.equal(queue.malformed, 6);
+      assert.deepEqual(
+        driver.reclaim().map((used) => used.head),
+        heads,
+      );
+      assert.equal(queue.error, null);
+    });
+
+    it('looks at no more chains in one go than a batch has frames, though all are malformed', () => {
+      const driver = newDriver(MODERN, 256);
+      const queue = new SplitVirtqueue(guest.map(), driver.description());
+      for (let i = 0; i < 100; i++) driver.add(place([new Uint8Array(5)]), false);
+      driver.announce();
+      assert.equal(queue.receive(batch), 0);
+      assert.equal(queue.malformed, BATCH_FRAMES);
+      assert.equal(queue.enableNotification(), true, 'there is more: it must not sleep');
+      for (let i = 0; i < 3; i++) queue.receive(batch);
+      assert.equal(queue.malformed, 100);
+    });
+
+    it('fills a batch and leaves the rest for the next', () => {
+      const driver = newDriver(MODERN, 64);
+      const queue = new SplitVirtqueue(guest.map(), driver.description());
+      const frames = Array.from({ length: 50 }, (_, i) => frameBytes(60 + i, i));
+      for (const frame of frames) send(driver, MODERN, frame);
+      assert.equal(queue.receive(batch), BATCH_FRAMES);
+      queue.release(BATCH_FRAMES);
+      for (let i = 0; i < BATCH_FRAMES; i++) assertFrame(i, frames[i]!);
+      batch.clear();
+      assert.equal(queue.receive(batch), 50 - BATCH_FRAMES);
+      for (let i = BATCH_FRAMES; i < 50; i++) assertFrame(i - BATCH_FRAMES, frames[i]!);
+    });
+
+    it('appends to what is in the batch already', () => {
+      const driver = newDriver(MODERN);
+      const queue = new SplitVirtqueue(guest.map(), driver.description());
+      const mine = frameBytes(777, 1);
+      appendFrame(batch, [mine]);
+      const theirs = frameBytes(500, 2);
+      send(driver, MODERN, theirs, [30, 200]);
+      assert.equal(queue.receive(batch), 1);
+      assertFrame(0, mine);
+      assertFrame(1, theirs);
+    });
+
+    it('decides on its copy of the first bytes, whatever the driver writes later', () => {
+      const driver = newDriver(MODERN);
+      const queue = new SplitVirtqueue(guest.map(), driver.description());
+      const frame = frameBytes(128, 1);
+      const [buffer] = place([join([netHeader(12), frame])]);
+      driver.add([buffer!], false);
+      driver.announce();
+      queue.receive(batch);
+      guest.write(buffer!.address, new Uint8Array(buffer!.length).fill(0xff));
+      assertFrame(0, frame);
+    });
+
+    it('gives back what was not released, in order', () => {
+      const driver = newDriver(MODERN);
+      const queue = new SplitVirtqueue(guest.map(), driver.description());
+      const frames = Array.from({ length: 6 }, (_, i) => frameBytes(60 + i, i));
+      for (const frame of frames) send(driver, MODERN, frame);
+      const seen: number[] = [];
+      for (const count of [0, 2, 1, 0, 3]) {
+        batch.clear();
+        const received = queue.receive(batch);
+        assert.equal(received, 6 - seen.length);
+        for (let i = 0; i < received; i++) assertFrame(i, frames[seen.length + i]!);
+        assert.equal(queue.base, seen.length, 'a successor would start with what is not released');
+        queue.release(count);
+        assert.equal(queue.base, seen.length + count);
+        queue.flush();
+        seen.push(...driver.reclaim().map((used) => used.head));
+      }
+      assert.deepEqual(seen, [0, 1, 2, 3, 4, 5]);
+    });
+  });
+
+  describe('deliver', () => {
+    const load = (frame: Uint8Array, lengths: number[] = []): void => {
+      batch.clear();
+      appendFrame(batch, cut(frame, lengths));
+      batch.flags[0] = 0x01;
+      batch.gsoType[0] = 0x04;
+      batch.hdrLen[0] = 0x1236;
+      batch.gsoSize[0] = 0x05b4;
+      batch.csumStart[0] = 0x0122;
+      batch.csumOffset[0] = 0x0210;
+    };
+    const withBuffers = (features: bigint, count: number): Uint8Array =>
+      Uint8Array.from([...netHeader(10), ...(headerBytes(features) === 12 ? [count & 0xff, count >> 8] : [])]);
+
+    for (const features of [LEGACY, MODERN, MODERN | MRG_RXBUF]) {
+      const header = headerBytes(features);
+      it(`writes a ${header}-byte header over buffers of any cut (features 0x${features.toString(16)})`, () => {
+        const driver = newDriver(features, 512);
+        const queue = new SplitVirtqueue(guest.map(), driver.description());
+        const frame = frameBytes(300, 1);
+        for (const lengths of [[header + 300], [1, 1, 5, 0, 400], [header, 300], [0, 900], new Array(400).fill(1)]) {
+          load(frame, [100, 0, 29]);
+          driver.add(room(...lengths), true);
+          driver.announce();
+          assert.equal(queue.deliver(batch, 0), DELIVERED);
+          queue.flush();
+          const [used] = driver.reclaim();
+          assert.equal(used!.length, header + 300);
+          assert.deepEqual(driver.contents(used!), join([withBuffers(features, 1), frame]));
+        }
+      });
+    }
+
+    it('touches nothing behind the frame in the buffers', () => {
+      const driver = newDriver(MODERN);
+      const queue = new SplitVirtqueue(guest.map(), driver.description());
+      const buffers = room(50, 100, 40);
+      driver.add(buffers, true);
+      driver.announce();
+      load(frameBytes(60, 1));
+      assert.equal(queue.deliver(batch, 0), DELIVERED);
+      assert.deepEqual(guest.read(buffers[1]!.address + 22, 78), new Uint8Array(78).fill(0xee));
+      assert.deepEqual(guest.read(buffers[2]!.address, 40), new Uint8Array(40).fill(0xee));
+    });
+
+    it('gathers buffers with MRG_RXBUF: num_buffers, and a used length for each', () => {
+      const features = MODERN | MRG_RXBUF;
+      const driver = newDriver(features);
+      const queue = new SplitVirtqueue(guest.map(), driver.description());
+      for (const lengths of [[20], [300, 5], [300], [9000]]) driver.add(room(...lengths), true);
+      driver.announce();
+      const frame = frameBytes(1000, 2);
+      load(frame, [500]);
+      assert.equal(queue.deliver(batch, 0), DELIVERED);
+      queue.flush();
+      const used = driver.reclaim();
+      assert.deepEqual(
+        used.map(({ length }) => length),
+        [20, 305, 300, 1012 - 625],
+      );
+      assert.deepEqual(join(used.map((chain) => driver.contents(chain))), join([withBuffers(features, 4), frame]));
+    });
+
+    it('fills the last gathered buffer exactly, and then does not take another', () => {
+      const features = MODERN | MRG_RXBUF;
+      const driver = newDriver(features);
+      const queue = new SplitVirtqueue(guest.map(), driver.description());
+      for (let i = 0; i < 3; i++) driver.add(room(56), true);
+      driver.announce();
+      load(frameBytes(100, 2));
+      assert.equal(queue.deliver(batch, 0), DELIVERED);
+      queue.flush();
+      assert.deepEqual(
+        driver.reclaim().map(({ length }) => length),
+        [56, 56],
+      );
+      assert.equal(queue.base, 2);
+    });
+
+    it('spreads the longest frame over as many buffers as a frame may have', () => {
+      const features = MODERN | MRG_RXBUF;
+      const driver = newDriver(features, 2048);
+      const queue = new SplitVirtqueue(guest.map(), driver.description());
+      const frame = frameBytes(MAX_FRAME_BYTES, 3);
+      for (let i = 0; i < MAX_FRAME_SEGMENTS; i++) driver.add(room(65), true);
+      driver.announce();
+      load(frame);
+      assert.equal(queue.deliver(batch, 0), DELIVERED);
+      queue.flush();
+      const used = driver.reclaim();
+      const needed = Math.ceil((frame.length + 12) / 65);
+      assert.equal(used.length, needed);
+      assert.deepEqual(join(used.map((chain) => driver.contents(chain))), join([withBuffers(features, needed), frame]));
+    });
+
+    it('gathers a long chain after another that is nearly as long as a chain may be', () => {
+      const features = MODERN | MRG_RXBUF;
+      const driver = newDriver(features, 2048);
+      const queue = new SplitVirtqueue(guest.map(), driver.description());
+      const frame = frameBytes(30_000, 3);
+      for (const [count, length] of [
+        [1000, 1],
+        [500, 100],
+      ] as const) {
+        driver.add(room(...new Array(count).fill(length)), true);
+      }
+      driver.announce();
+      load(frame);
+      assert.equal(queue.deliver(batch, 0), DELIVERED);
+      queue.flush();
+      const used = driver.reclaim();
+      assert.deepEqual(join(used.map((chain) => driver.contents(chain))), join([withBuffers(features, 2), frame]));
+    });
+
+    it('refuses a frame that would need too many tiny buffers, and the ring lives on', () => {
+      const features = MODERN | MRG_RXBUF;
+      const driver = newDriver(features, 4096);
+      const queue = new SplitVirtqueue(guest.map(), driver.description());
+      for (let i = 0; i < 4096; i++) driver.add(room(20), true);
+      driver.announce();
+      load(frameBytes(MAX_FRAME_BYTES, 3));
+      assert.equal(queue.deliver(batch, 0), BUFFER_TOO_SMALL);
+      assert.equal(queue.error, null);
+      load(frameBytes(60, 3));
+      assert.equal(queue.deliver(batch, 0), DELIVERED);
+    });
+
+    it('says BUFFER_TOO_SMALL without MRG_RXBUF and takes nothing', () => {
+      const driver = newDriver(MODERN);
+      const queue = new SplitVirtqueue(guest.map(), driver.description());
+      const buffers = room(40, 31);
+      driver.add(buffers, true);
+      driver.add(room(500), true);
+      driver.announce();
+      load(frameBytes(60, 1));
+      assert.equal(queue.deliver(batch, 0), BUFFER_TOO_SMALL);
+      queue.flush();
+      assert.deepEqual(driver.reclaim(), []);
+      assert.equal(queue.base, 0);
+      assert.deepEqual(guest.read(buffers[0]!.address, 40), new Uint8Array(40).fill(0xee));
+      load(frameBytes(59, 1));
+      assert.equal(queue.deliver(batch, 0), DELIVERED, 'a frame that fits goes into the same buffer');
+    });
+
+    it('says NO_BUFFERS until they have arrived', () => {
+      const driver = newDriver(MODERN | MRG_RXBUF);
+      const queue = new SplitVirtqueue(guest.map(), driver.description());
+      load(frameBytes(100, 1));
+      assert.equal(queue.deliver(batch, 0), NO_BUFFERS);
+      driver.add(room(100), true);
+      driver.announce();
+      assert.equal(queue.deliver(batch, 0), NO_BUFFERS, 'one of two buffers is not enough');
+      driver.add(room(100), true);
+      assert.equal(queue.deliver(batch, 0), NO_BUFFERS, 'the second is not announced');
+      driver.announce();
+      assert.equal(queue.deliver(batch, 0), DELIVERED);
+      queue.flush();
+      assert.equal(driver.reclaim().length, 2);
+    });
+
+    it('delivers into buffers across two mapped regions and through indirect tables', () => {
+      const features = MODERN | INDIRECT_DESC;
+      const driver = newDriver(features);
+      const queue = new SplitVirtqueue(guest.map(), driver.description());
+      const frame = frameBytes(1000, 1);
+      for (const before of [1, 11, 12, 13, 600, 1011]) {
+        load(frame);
+        const [table] = room(64);
+        driver.addIndirect([{ address: BORDER - before, length: 1012 }], true, table!.address);
+        driver.announce();
+        assert.equal(queue.deliver(batch, 0), DELIVERED);
+        queue.flush();
+        const [used] = driver.reclaim();
+        assert.deepEqual(driver.contents(used!), join([withBuffers(features, 1), frame]));
+      }
+    });
+
+    it('delivers one frame to several rings, each with its own header form', () => {
+      const rings = [LEGACY, MODERN | MRG_RXBUF].map((features, i) => {
+        const driver = newDriver(features, 16, 0, RING_AT + i * 4096);
+        return { features, driver, queue: new SplitVirtqueue(guest.map(), driver.description()) };
+      });
+      const frame = frameBytes(200, 1);
+      load(frame);
+      for (const { features, driver, queue } of rings) {
+        for (let i = 0; i < 3; i++) driver.add(room(features === LEGACY ? 400 : 100), true);
+        driver.announce();
+        assert.equal(queue.deliver(batch, 0), DELIVERED);
+        queue.flush();
+        const used = driver.reclaim();
+        assert.deepEqual(
+          join(used.map((chain) => driver.contents(chain))),
+          join([withBuffers(features, used.length), frame]),
+        );
+      }
+      assertFrame(0, frame);
+    });
+
+    it('carries a received frame from ring to ring', () => {
+      const from = newDriver(MODERN);
+      const to = newDriver(MODERN, 16, 0, RING_AT + 4096);
+      const memory = guest.map();
+      const tx = new SplitVirtqueue(memory, from.description());
+      const rx = new SplitVirtqueue(memory, to.description());
+      const frame = frameBytes(MAX_FRAME_BYTES, 1);
+      send(from, MODERN, frame, [7, 3000, 0, 17, 20000]);
+      to.add(room(30, 40_000, 40_000), true);
+      to.announce();
+      assert.equal(tx.receive(batch), 1);
+      assert.equal(rx.deliver(batch, 0), DELIVERED);
+      rx.flush();
+      const [used] = to.reclaim();
+      assert.deepEqual(to.contents(used!), join([withBuffers(MODERN, 1), frame]));
+    });
+  });
+
+  describe('ring sizes and indices', () => {
+    for (let num = 1; num <= 32_768; num *= 2) {
+      it(`works with ${num} entries, from full to empty, over the wrap of the index`, () => {
+        const features = MODERN | EVENT_IDX;
+        const base = 0x10000 - Math.ceil(num / 2);
+        const driver = newDriver(features, num, base);
+        const queue = new SplitVirtqueue(guest.map(), driver.description());
+        const frame = frameBytes(60, num);
+        const [buffer] = place([join([netHeader(12), frame])]);
+        for (let i = 0; i < num; i++) driver.add([buffer!], false);
+        driver.announce();
+        let received = 0;
+        while (received < num) {
+          batch.clear();
+          const frames = queue.receive(batch);
+          assert(frames > 0, `stuck at ${received}`);
+          assertFrame(0, frame);
+          queue.release(frames);
+          queue.flush();
+          received += frames;
+        }
+        assert.equal(driver.reclaim().length, num);
+        assert.equal(queue.base, (base + num) % 0x10000);
+        assert.equal(queue.usedIdx, (base + num) % 0x10000);
+        assert.equal(queue.error, null);
+      });
+    }
+
+    for (const base of [0, 1, 255, 256, 32_767, 65_534, 65_535]) {
+      it(`starts and restarts at base ${base}`, () => {
+        const driver = newDriver(MODERN, 4, base);
+        let queue = new SplitVirtqueue(guest.map(), driver.description());
+        for (let i = 0; i < 10; i++) {
+          const frame = frameBytes(70, i);
+          send(driver, MODERN, frame);
+          send(driver, MODERN, frameBytes(80, i));
+          batch.clear();
+          assert.equal(queue.receive(batch), 2);
+          assertFrame(0, frame);
+          queue.release(1);
+          queue.flush();
+          queue = new SplitVirtqueue(guest.map(), driver.description({ base: queue.base }));
+          batch.clear();
+          assert.equal(queue.receive(batch), 1);
+          assertFrame(0, frameBytes(80, i));
+          queue.release(1);
+          queue.flush();
+          assert.equal(driver.reclaim().length, 2);
+        }
+        assert.equal(queue.base, (base + 20) % 0x10000);
+      });
+    }
+  });
+
+  describe('calls (§2.7.7)', () => {
+    const one = (features: bigint, base = 0) => {
+      const driver = newDriver(features, 16, base);
+      const call = newEventfd();
+      const queue = new SplitVirtqueue(guest.map(), driver.description({ call }));
+      const use = (frames = 1): boolean => {
+        for (let i = 0; i < frames; i++) send(driver, features, frameBytes(60, i));
+        batch.clear();
+        assert.equal(queue.receive(batch), frames);
+        queue.release(frames);
+        queue.flush();
+        driver.reclaim();
+        return drainEventfd(call);
+      };
+      return { driver, queue, call, use };
+    };
+
+    it('calls once a flush unless NO_INTERRUPT is set, and counts both', () => {
+      const { driver, queue, use } = one(MODERN);
+      assert.equal(use(), true);
+      driver.setNoInterrupt(true);
+      assert.equal(use(3), false);
+      driver.setNoInterrupt(false);
+      assert.equal(use(3), true);
+      assert.deepEqual([queue.calls, queue.callsSuppressed], [2, 1]);
+    });
+
+    it('does nothing in flush when nothing was used', () => {
+      const { queue, call } = one(MODERN);
+      queue.flush();
+      assert.equal(drainEventfd(call), false);
+      assert.deepEqual([queue.calls, queue.callsSuppressed], [0, 0]);
+    });
+
+    it('publishes used.idx in flush only', () => {
+      const { driver, queue } = one(MODERN);
+      send(driver, MODERN, frameBytes(60, 0));
+      queue.receive(batch);
+      queue.release(1);
+      assert.equal(driver.usedIdx, 0);
+      assert.equal(queue.usedIdx, 0);
+      queue.flush();
+      assert.equal(driver.usedIdx, 1);
+      assert.equal(queue.usedIdx, 1);
+    });
+
+    it('works without a call eventfd', () => {
+      const { queue, use } = one(MODERN);
+      queue.call = -1;
+      assert.equal(use(), false);
+      assert.equal(queue.calls, 1);
+    });
+
+    it('always calls first with EVENT_IDX, then only when used_event is crossed', () => {
+      const { driver, use } = one(MODERN | EVENT_IDX, 65_530);
+      driver.setUsedEvent(1000);
+      assert.equal(use(), true, 'the first decision');
+      assert.equal(use(), false);
+      driver.setUsedEvent(65_533);
+      assert.equal(use(), false, 'entry 65532 is not the one');
+      assert.equal(use(), true, 'entry 65533 is');
+      assert.equal(use(), false);
+      driver.setUsedEvent(2);
+      assert.equal(use(3), false, '65535, 0, 1');
+      assert.equal(use(3), true, '2, 3, 4');
+      driver.setUsedEvent(4);
+      assert.equal(use(5), false, 'it is behind');
+    });
+
+    it('ignores NO_INTERRUPT with EVENT_IDX (§2.7.7.2)', () => {
+      const { driver, use } = one(MODERN | EVENT_IDX);
+      driver.setNoInterrupt(true);
+      driver.setUsedEvent(1);
+      use();
+      assert.equal(use(), true);
+    });
+
+    it('calls when the ring is empty with NOTIFY_ON_EMPTY, though NO_INTERRUPT is set', () => {
+      const features = MODERN | NOTIFY_ON_EMPTY;
+      const { driver, queue, call, use } = one(features);
+      driver.setNoInterrupt(true);
+      assert.equal(use(2), true);
+      for (let i = 0; i < 2; i++) send(driver, features, frameBytes(60, i));
+      batch.clear();
+      queue.receive(batch);
+      queue.release(1);
+      queue.flush();
+      assert.equal(drainEventfd(call), false, 'one chain waits still');
+    });
+  });
+
+  describe('kicks (§2.7.10)', () => {
+    const post = (driver: SplitDriver): boolean => {
+      driver.add(place([join([netHeader(12), frameBytes(60, 0)])]), false);
+      return driver.announce();
+    };
+    const drain = (queue: SplitVirtqueue): number => {
+      batch.clear();
+      const frames = queue.receive(batch);
+      queue.release(frames);
+      queue.flush();
+      return frames;
+    };
+
+    it('sets and clears NO_NOTIFY without EVENT_IDX', () => {
+      const driver = newDriver(MODERN);
+      const queue = new SplitVirtqueue(guest.map(), driver.description());
+      assert.equal(post(driver), true, 'a ring starts asking for kicks');
+      queue.disableNotification();
+      assert.equal(post(driver), false);
+      assert.equal(drain(queue), 2);
+      assert.equal(queue.enableNotification(), false);
+      assert.equal(post(driver), true);
+    });
+
+    it('moves avail_event with EVENT_IDX', () => {
+      const driver = newDriver(MODERN | EVENT_IDX, 16, 65_534);
+      const queue = new SplitVirtqueue(guest.map(), driver.description());
+      assert.equal(queue.enableNotification(), false);
+      assert.equal(post(driver), true);
+      queue.disableNotification();
+      assert.equal(post(driver), false);
+      assert.equal(post(driver), false);
+      assert.equal(guest.read16(driver.used), 0, 'used.flags stays 0 with EVENT_IDX');
+      assert.equal(drain(queue), 3);
+      assert.equal(queue.enableNotification(), false);
+      driver.add(place([join([netHeader(12), frameBytes(60, 0)])]), false);
+      driver.add(place([join([netHeader(12), frameBytes(60, 0)])]), false);
+      assert.equal(driver.announce(), true, 'a burst that crosses avail_event');
+    });
+
+    for (const features of [MODERN, MODERN | EVENT_IDX]) {
+      it(`says to look again when a buffer came before the wish was seen (0x${features.toString(16)})`, () => {
+        const driver = newDriver(features);
+        const queue = new SplitVirtqueue(guest.map(), driver.description());
+        queue.disableNotification();
+        post(driver);
+        assert.equal(queue.enableNotification(), true);
+        assert.equal(drain(queue), 1);
+        assert.equal(queue.enableNotification(), false);
+      });
+    }
+
+    it('clears NO_NOTIFY for a successor', () => {
+      const driver = newDriver(MODERN);
+      new SplitVirtqueue(guest.map(), driver.description()).disableNotification();
+      assert.equal(guest.read16(driver.used), 1);
+      new SplitVirtqueue(guest.map(), driver.description());
+      assert.equal(post(driver), true);
+    });
+  });
+
+  describe('remap', () => {
+    it('goes on in another mapping of the memory, with the old one gone', () => {
+      const driver = newDriver(MODERN);
+      const old = guest.map();
+      const queue = new SplitVirtqueue(old, driver.description());
+      send(driver, MODERN, frameBytes(60, 1));
+      queue.receive(batch);
+      queue.release(1);
+      queue.remap(guest.map());
+      old.unmap();
+      queue.flush();
+      assert.equal(driver.reclaim().length, 1);
+      send(driver, MODERN, frameBytes(61, 2), [5, 20]);
+      batch.clear();
+      assert.equal(queue.receive(batch), 1);
+      assertFrame(0, frameBytes(61, 2));
+    });
+
+    it('keeps the old memory when the ring is not in the new one', () => {
+      const driver = newDriver(MODERN);
+      const queue = new SplitVirtqueue(guest.map(), driver.description());
+      const other = new TestGuest([{ guestAddress: 0, size: 4096, userAddress: 0x1_0000 }]);
+      try {
+        assert.throws(() => queue.remap(other.map()), RingUnmappedError);
+      } finally {
+        other.dispose();
+      }
+      send(driver, MODERN, frameBytes(60, 1));
+      assert.equal(queue.receive(batch), 1);
+      assertFrame(0, frameBytes(60, 1));
+    });
+  });
+});
