@@ -145,6 +145,8 @@ export class TunFile implements DeviceFile {
   #index = -1;
   #attached = false;
   #closed = false;
+  /** Header of a record on its way. */
+  readonly #head = Buffer.alloc(RECORD_HEADER_BYTES);
   /** Poll handles to notify when something can be read. */
   readonly #pollers = new Set<bigint>();
   readonly #readers: (() => void)[] = [];
@@ -488,9 +490,10 @@ export class TunFile implements DeviceFile {
         })
         .then(() => this.write(request, data, false));
     }
-    const head = Buffer.alloc(RECORD_HEADER_BYTES);
-    data.copy(head, 0, pi, pi + Math.min(header, RECORD_HEADER_BYTES));
-    memcpy(to, addressOf(head), RECORD_HEADER_BYTES);
+    this.#head.fill(0);
+    data.copy(this.#head, 0, pi, pi + Math.min(header, RECORD_HEADER_BYTES));
+    memcpy(to, addressOf(this.#head), RECORD_HEADER_BYTES);
+    // `data` is part of the request's message, which lives until the answer.
     memcpy(to + RECORD_HEADER_BYTES, addressOf(data) + pi + header, frame);
     if (queue.inbox.commit(record)) queue.wakeLane();
     return data.length;

@@ -56,6 +56,18 @@ export function write(fd: number, buffer: Uint8Array, count = buffer.byteLength)
   return check(c.write(fd, buffer, count), 'write', { fd, count });
 }
 
+/** read(2) into `buffer`: bytes read, or the negative errno. Throws nothing. */
+export function tryRead(fd: number, buffer: Uint8Array, count = buffer.byteLength): number {
+  const result = c.read(fd, buffer, count);
+  return result < 0 ? -lastErrno() : result;
+}
+
+/** write(2) of `buffer`: bytes written, or the negative errno. Throws nothing. */
+export function tryWrite(fd: number, buffer: Uint8Array): number {
+  const result = c.write(fd, buffer, buffer.byteLength);
+  return result < 0 ? -lastErrno() : result;
+}
+
 /** read(2) to an address: bytes read, or the negative errno. Throws nothing: for polling loops. */
 export function readAddress(fd: number, address: Address, count: number): number {
   const result = c.readAt(fd, address, count);

@@ -1,5 +1,5 @@
 /** ioctl(2) and the layout of its request numbers: `<asm-generic/ioctl.h>`. */
-import { type Address, addressOf, callAsync, check, lastErrno, libcFunction } from './libc.ts';
+import { type Address, callAsync, check, lastErrno, libcFunction } from './libc.ts';
 
 const NRBITS = 8;
 const TYPEBITS = 8;
@@ -27,11 +27,13 @@ export const ioctlType = (request: number): number => (request >>> NRBITS) & 0xf
 
 const c = {
   ioctl: libcFunction('int ioctl(int fd, ulong request, uintptr_t argument)'),
+  /** With a buffer, which must stay alive through the call: its address alone would not keep it. */
+  ioctlBuffer: libcFunction('int ioctl(int fd, ulong request, void *argument)'),
 };
 
 /** ioctl(2) with a buffer. Throws {@link SystemError}; `name` is what the error calls the request. */
 export function ioctl(fd: number, request: number, argument: ArrayBufferView, name = 'ioctl'): number {
-  return check(c.ioctl(fd, request, addressOf(argument)), name, { fd, request });
+  return check(c.ioctlBuffer(fd, request, argument), name, { fd, request });
 }
 
 /** ioctl(2) whose argument is a value or a raw address. */
@@ -41,8 +43,7 @@ export function ioctlValue(fd: number, request: number, argument: Address, name 
 
 /** ioctl(2): the result, or the negative errno. Throws nothing. */
 export function tryIoctl(fd: number, request: number, argument: ArrayBufferView | Address): number {
-  const raw = typeof argument === 'number' ? argument : addressOf(argument);
-  const result = c.ioctl(fd, request, raw);
+  const result = typeof argument === 'number' ? c.ioctl(fd, request, argument) : c.ioctlBuffer(fd, request, argument);
   return result < 0 ? -lastErrno() : result;
 }
 

@@ -23,6 +23,11 @@ export function libcFunction(prototype: string): CFunction {
   return libc.func(prototype) as unknown as CFunction;
 }
 
+/** Names a struct for use in prototypes; members by name, in koffi's type names. Buffers inside live through a call. */
+export function structure(name: string, members: Record<string, string>): void {
+  koffi.struct(name, members);
+}
+
 /** A failed system call: which, with which arguments, and why. */
 export class SystemError extends Error {
   /** Name of the errno, as Node's own errors have it: `EINVAL`. */

@@ -11,6 +11,9 @@ export const MAP_FIXED = 0x10;
 export const MAP_ANONYMOUS = 0x20;
 export const MAP_NORESERVE = 0x4000;
 export const MFD_CLOEXEC = 0x1;
+const F_ADD_SEALS = 1033;
+const F_GET_SEALS = 1034;
+const F_SEAL_SHRINK = 0x0002;
 export const PAGE_SIZE = 4096;
 
 const c = {
@@ -18,6 +21,7 @@ const c = {
   munmap: libcFunction('int munmap(uintptr_t address, size_t length)'),
   memcpy: libcFunction('void memcpy(uintptr_t to, uintptr_t from, size_t count)'),
   memfd_create: libcFunction('int memfd_create(const char *name, unsigned int flags)'),
+  fcntl: libcFunction('int fcntl(int fd, int command, long argument)'),
   ftruncate: libcFunction('int ftruncate(int fd, int64_t length)'),
 };
 
@@ -47,6 +51,16 @@ export function munmap(address: Address, length: number): void {
 
 /** memcpy(3) between addresses of this process. Nothing is checked: the caller has validated both ranges. */
 export const memcpy = c.memcpy as unknown as (to: Address, from: Address, count: number) => void;
+
+/**
+ * Seals a shared file against shrinking (F_SEAL_SHRINK, fcntl(2)). False where that cannot be: it is no memfd, or was
+ * made without MFD_ALLOW_SEALING. Whoever maps it then depends on its owner: beyond the end of a file there is SIGBUS.
+ */
+export function sealAgainstShrinking(fd: number): boolean {
+  const seals = c.fcntl(fd, F_GET_SEALS, 0);
+  if (seals < 0) return false;
+  return (seals & F_SEAL_SHRINK) !== 0 || c.fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK) === 0;
+}
 
 /** memfd_create(2), close-on-exec, grown to `size` bytes. */
 export function memfd(name: string, size: number): number {

@@ -7,19 +7,22 @@
 import fs from 'node:fs';
 import { EFAULT } from './errno.ts';
 import { close } from './file.ts';
-import { type Address, addressOf, check, lastErrno, libcFunction, SystemError } from './libc.ts';
+import { type Address, check, lastErrno, libcFunction, SystemError, structure } from './libc.ts';
 
 const SYS_pidfd_open = 434;
 const SYS_pidfd_getfd = 438;
+
+structure('iovec', { iov_base: 'void *', iov_len: 'size_t' });
+const iovec = (base: Uint8Array | bigint, length: number): object => ({ iov_base: base, iov_len: length });
 
 const c = {
   syscall2: libcFunction('long syscall(long number, long a, long b)'),
   syscall3: libcFunction('long syscall(long number, long a, long b, long c)'),
   process_vm_readv: libcFunction(
-    'int64_t process_vm_readv(int pid, void *local, ulong liovcnt, void *remote, ulong riovcnt, ulong flags)',
+    'int64_t process_vm_readv(int pid, iovec *local, ulong liovcnt, iovec *remote, ulong riovcnt, ulong flags)',
   ),
   process_vm_writev: libcFunction(
-    'int64_t process_vm_writev(int pid, void *local, ulong liovcnt, void *remote, ulong riovcnt, ulong flags)',
+    'int64_t process_vm_writev(int pid, iovec *local, ulong liovcnt, iovec *remote, ulong riovcnt, ulong flags)',
   ),
 };
 
@@ -44,16 +47,11 @@ export function duplicateFrom(pid: number, fd: number): number {
   }
 }
 
-function iovec(base: bigint, length: number): BigUint64Array {
-  return new BigUint64Array([base, BigInt(length)]);
-}
-
 /** Reads `length` bytes at `address` of another process. EFAULT when they cannot all be read. */
 export function readProcessMemory(tid: number, address: bigint, length: number): Buffer {
   const bytes = Buffer.alloc(length);
   if (length === 0) return bytes;
-  const local = iovec(BigInt(addressOf(bytes)), length);
-  const done = c.process_vm_readv(tid, local, 1, iovec(address, length), 1, 0);
+  const done = c.process_vm_readv(tid, iovec(bytes, length), 1, iovec(address, length), 1, 0);
   if (done !== length) throw fault('process_vm_readv', done, { tid, address, length });
   return bytes;
 }
@@ -61,8 +59,7 @@ export function readProcessMemory(tid: number, address: bigint, length: number):
 /** Writes `bytes` at `address` of another process. EFAULT when they cannot all be written. */
 export function writeProcessMemory(tid: number, address: bigint, bytes: Uint8Array): void {
   const length = bytes.byteLength;
-  const local = iovec(BigInt(addressOf(bytes)), length);
-  const done = c.process_vm_writev(tid, local, 1, iovec(address, length), 1, 0);
+  const done = c.process_vm_writev(tid, iovec(bytes, length), 1, iovec(address, length), 1, 0);
   if (done !== length) throw fault('process_vm_writev', done, { tid, address, length });
 }
 

@@ -6,7 +6,7 @@
  */
 
 import { tryIoctl } from './ioctl.ts';
-import { addressOf, check, libcFunction } from './libc.ts';
+import { check, libcFunction, structure } from './libc.ts';
 
 const SYS_seccomp = 317;
 const SYS_ioctl = 16;
@@ -35,8 +35,9 @@ const BPF_JEQ_K = 0x15;
 const BPF_RET_K = 0x06;
 const SOCK_FILTER_BYTES = 8;
 
+structure('sock_fprog', { len: 'uint16_t', filter: 'void *' });
 const c = {
-  syscall: libcFunction('long syscall(long number, long a, long b, void *c)'),
+  syscall: libcFunction('long syscall(long number, long a, long b, sock_fprog *c)'),
 };
 
 /**
@@ -62,10 +63,7 @@ export function notifyIoctls(requests: readonly number[]): number {
     filter.writeUInt8(jf, i * SOCK_FILTER_BYTES + 3);
     filter.writeUInt32LE(k, i * SOCK_FILTER_BYTES + 4);
   }
-  // struct sock_fprog { unsigned short len; struct sock_filter *filter; }
-  const fprog = Buffer.alloc(16);
-  fprog.writeUInt16LE(program.length, 0);
-  fprog.writeBigUInt64LE(BigInt(addressOf(filter)), 8);
+  const fprog = { len: program.length, filter };
   const flags = SECCOMP_FILTER_FLAG_NEW_LISTENER;
   return check(c.syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, fprog), 'seccomp', { flags: 'NEW_LISTENER' });
 }

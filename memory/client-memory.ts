@@ -8,6 +8,7 @@
  * Control path: the main thread fetches, a lane maps what was fetched (guest-memory.ts).
  */
 import { close, O_RDWR, open } from '../linux/file.ts';
+import { sealAgainstShrinking } from '../linux/mman.ts';
 import { type MemoryArea, memoryAreas } from '../linux/process.ts';
 
 /** One region of a memory table; all in bytes. */
@@ -67,6 +68,9 @@ function openArea(pid: number, area: MemoryArea, files: Map<string, number>): nu
   if (known !== undefined) return known;
   const range = `${area.start.toString(16)}-${area.end.toString(16)}`;
   const fd = open(`/proc/${pid}/map_files/${range}`, O_RDWR);
+  // A file that shrinks under a mapping ends the process that touches it (SIGBUS). Where the client's kind of memory
+  // can be sealed against that, it is; where not, the client is trusted (README).
+  sealAgainstShrinking(fd);
   files.set(area.file, fd);
   return fd;
 }

@@ -240,9 +240,14 @@ export class VhostDevice {
       regions.push({ guestAddress: Number(guestAddress), size: Number(size), userAddress: Number(userAddress) });
     }
     const memory: MemoryTable = { id: nextMemoryId++, ...fetchClientMemory(pid, regions) };
+    const moved: RingBackend[] = [];
     try {
-      for (const backend of new Set(this.#vrings.map((vring) => vring.backend))) await backend?.setMemory(memory);
+      for (const backend of new Set(this.#vrings.map((vring) => vring.backend))) {
+        await backend?.setMemory(memory);
+        if (backend) moved.push(backend);
+      }
     } catch (error) {
+      for (const backend of moved) await backend.setMemory(this.#memory!);
       release(memory);
       if (!(error instanceof RingUnmappedError)) throw error;
       throw new VhostError(EFAULT, `VHOST_SET_MEM_TABLE: ${error.message}`);

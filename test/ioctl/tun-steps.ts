@@ -1,6 +1,6 @@
 /** The steps of cases for /dev/net/tun: each method makes one, for a file that is opened when a step first names it. */
 import { EEXIST } from '../../linux/errno.ts';
-import { readAddress, writeAddress } from '../../linux/file.ts';
+import { tryRead, tryWrite } from '../../linux/file.ts';
 import {
   ARPHRD_ETHER,
   IFF_ATTACH_QUEUE,
@@ -31,7 +31,6 @@ import {
   TUNSETTXFILTER,
 } from '../../linux/if-tun.ts';
 import { tryIoctl } from '../../linux/ioctl.ts';
-import { addressOf } from '../../linux/libc.ts';
 import { POLLERR, POLLHUP, POLLIN, POLLOUT, PollSet } from '../../linux/poll.ts';
 import { answer, type Bench, SIOCGIFINDEX } from './bench.ts';
 import type { Step } from './case.ts';
@@ -244,14 +243,12 @@ export class TunFile {
 
   /** write(2) of bytes. */
   write(what: string, bytes: Uint8Array): Step {
-    return this.#step(`write ${what} (${bytes.length} bytes)`, (fd) =>
-      answer(writeAddress(fd, addressOf(Buffer.from(bytes)), bytes.length)),
-    );
+    return this.#step(`write ${what} (${bytes.length} bytes)`, (fd) => answer(tryWrite(fd, Buffer.from(bytes))));
   }
 
   /** read(2), which must have nothing to give: its answer. */
   read(count = BUFFER_BYTES): Step {
-    return this.#step(`read ${count}`, (fd) => answer(readAddress(fd, addressOf(Buffer.alloc(BUFFER_BYTES)), count)));
+    return this.#step(`read ${count}`, (fd) => answer(tryRead(fd, Buffer.alloc(BUFFER_BYTES), count)));
   }
 
   /** Waits for a frame and reads it into `count` bytes: the result and the bytes read, in hexadecimal. */
@@ -261,7 +258,7 @@ export class TunFile {
       poll.add(fd, POLLIN);
       if (poll.wait(DELIVERY_MS) !== 1) return 'no frame';
       const buffer = Buffer.alloc(BUFFER_BYTES, UNTOUCHED);
-      const result = readAddress(fd, addressOf(buffer), count);
+      const result = tryRead(fd, buffer, count);
       return result < 0 ? answer(result) : `${result} ${buffer.subarray(0, Math.min(count, result)).toString('hex')}`;
     });
   }
@@ -316,7 +313,7 @@ export function send(name: string, frame: Uint8Array): Step {
       const attached = tryIoctl(fd, TUNSETIFF, ifreq('cfsender', IFF_TAP | IFF_NO_PI));
       // EEXIST: it has sent before.
       if (attached < 0 && attached !== -EEXIST) return answer(attached);
-      return answer(writeAddress(fd, addressOf(Buffer.from(frame)), frame.length));
+      return answer(tryWrite(fd, Buffer.from(frame)));
     },
   };
 }

@@ -2,9 +2,8 @@
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
 import { signalEventfd } from '../../linux/eventfd.ts';
-import { readAddress, writeAddress } from '../../linux/file.ts';
+import { tryRead, tryWrite } from '../../linux/file.ts';
 import { tryIoctl } from '../../linux/ioctl.ts';
-import { addressOf } from '../../linux/libc.ts';
 import { POLLERR, POLLIN, POLLOUT, PollSet } from '../../linux/poll.ts';
 import {
   VHOST_FILE_UNBIND,
@@ -262,12 +261,12 @@ export class VhostFile {
 
   /** read(2) of 64 bytes. */
   read(): Step {
-    return this.#step('read 64', (fd) => answer(readAddress(fd, addressOf(Buffer.alloc(64)), 64)));
+    return this.#step('read 64', (fd) => answer(tryRead(fd, Buffer.alloc(64))));
   }
 
   /** write(2) of zeros. */
   write(count: number): Step {
-    return this.#step(`write ${count} zeros`, (fd) => answer(writeAddress(fd, addressOf(Buffer.alloc(count)), count)));
+    return this.#step(`write ${count} zeros`, (fd) => answer(tryWrite(fd, Buffer.alloc(count))));
   }
 
   /** poll(2) for reading and writing, without waiting. */

@@ -1,0 +1,138 @@
+/** A daemon without a switch: what it answers is made up (docs/control-api.md shows it), what it is asked is noted. */
+import {
+  type Control,
+  ControlError,
+  type FdbRow,
+  type MemoryRow,
+  type PortStatus,
+  type RingRow,
+  type Status,
+} from '../../daemon/control.ts';
+import { newCounters, RX_BYTES, RX_FRAMES, readCounters, TX_DROP_NO_BUFFERS } from '../../switch/counters.ts';
+
+export class FakeControl implements Control {
+  /** What was asked, in order: the method and its arguments. */
+  readonly asked: unknown[][] = [];
+  /** When set, the next call throws it. */
+  fault: Error | undefined;
+
+  status(): Status {
+    this.#note('status');
+    return {
+      version: '0.1.0',
+      pid: 1042,
+      uptimeSeconds: 61,
+      mount: '/run/ringswitch/dev',
+      ports: 1,
+      logLevel: 'info',
+      fdb: { aging: 300, capacity: 16384 },
+    };
+  }
+
+  ports(): PortStatus[] {
+    this.#note('ports');
+    return [guestPort()];
+  }
+
+  async fdb(): Promise<FdbRow[]> {
+    this.#note('fdb');
+    return [{ mac: '52:54:00:12:34:56', port: 'web1', ageSeconds: 3 }];
+  }
+
+  async rings(): Promise<RingRow[]> {
+    this.#note('rings');
+    return [goodRing()];
+  }
+
+  async memory(): Promise<MemoryRow[]> {
+    this.#note('memory');
+    return [{ table: 1, mappedBytes: 1073741824, rings: 2 }];
+  }
+
+  async addTap(options: { name: string; persistent: boolean }): Promise<PortStatus> {
+    this.#note('addTap', options);
+    if (options.name === 'web1') throw new ControlError(409, 'EEXIST', 'there is a port web1 already');
+    return tapPort(options.name, options.persistent);
+  }
+
+  async removePort(name: string): Promise<void> {
+    this.#note('removePort', name);
+  }
+
+  async setPort(name: string, change: { link?: 'up' | 'down' }): Promise<PortStatus> {
+    this.#note('setPort', name, change);
+    return { ...guestPort(), ...change };
+  }
+
+  setLogLevel(level: string): void {
+    this.#note('setLogLevel', level);
+  }
+
+  async setAging(seconds: number): Promise<void> {
+    this.#note('setAging', seconds);
+  }
+
+  async adoptListener(pid: number, fd: number): Promise<void> {
+    this.#note('adoptListener', pid, fd);
+  }
+
+  #note(...call: unknown[]): void {
+    this.asked.push(call);
+    const { fault } = this;
+    this.fault = undefined;
+    if (fault) throw fault;
+  }
+}
+
+export function guestPort(): PortStatus {
+  const counters = newCounters();
+  counters[RX_FRAMES] = 12;
+  counters[RX_BYTES] = 1536;
+  counters[TX_DROP_NO_BUFFERS] = 2;
+  return {
+    id: 1,
+    name: 'web1',
+    kind: 'guest',
+    link: 'up',
+    carrier: 'up',
+    offloads: ['csum', 'tso4'],
+    queues: 1,
+    path: 'vhost',
+    persistent: false,
+    clients: [{ pid: 2077, command: 'qemu-system-x86' }],
+    mac: '6e:21:0c:9a:44:f3',
+    counters: readCounters(counters),
+    error: null,
+  };
+}
+
+export function tapPort(name: string, persistent: boolean): PortStatus {
+  return {
+    ...guestPort(),
+    id: 2,
+    name,
+    kind: 'tap',
+    offloads: ['csum', 'tso4', 'tso6', 'tso-ecn'],
+    path: 'tap',
+    persistent,
+    clients: [],
+    mac: null,
+    counters: readCounters(newCounters()),
+  };
+}
+
+export function goodRing(): RingRow {
+  return {
+    port: 'web1',
+    queue: 0,
+    ring: 'rx',
+    num: 256,
+    base: 40,
+    usedIdx: 12,
+    headerBytes: 12,
+    features: ['MRG_RXBUF', 'EVENT_IDX', 'VERSION_1'],
+    calls: 9,
+    callsSuppressed: 3,
+    error: null,
+  };
+}
