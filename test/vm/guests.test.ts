@@ -1,7 +1,11 @@
 import assert from 'node:assert/strict';
 import { DaemonProcess } from '../../lab/daemon.ts';
-import type { Machine } from '../../lab/machine.ts';
+import { guestNetwork, Machine } from '../../lab/machine.ts';
 import { NetworkNamespace } from '../../lab/namespace.ts';
+import { virtioNetDevice } from '../../lab/virtio-net.ts';
+import { close, O_NONBLOCK, O_RDWR, open } from '../../linux/file.ts';
+import { IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, ifreq, TUNSETIFF } from '../../linux/if-tun.ts';
+import { ioctl } from '../../linux/ioctl.ts';
 import { assertPings, assertTransfer, bootGuests, type GuestOptions, ipOf } from './traffic.ts';
 
 const FILE_MIB = 8;
@@ -66,6 +70,35 @@ describe('QEMU guests', function () {
       await assertNoGuestPorts(daemon);
     });
   }
+
+  it('run on descriptors that somebody else opened (fd=, vhostfd=)', async () => {
+    const tun = open(daemon.tun, O_RDWR | O_NONBLOCK);
+    const vhostNet = open(daemon.vhostNet, O_RDWR);
+    try {
+      ioctl(tun, TUNSETIFF, ifreq('handed', IFF_TAP | IFF_NO_PI | IFF_VNET_HDR), 'TUNSETIFF');
+      const handed = await Machine.start({
+        name: 'handed',
+        stdio: [tun, vhostNet],
+        netdevs: [['-netdev', 'tap,id=net0,fd=3,vhost=on,vhostfd=4', ...virtioNetDevice('net0', '52:54:00:78:00:02')]],
+      });
+      const [plain] = await bootGuests(daemon, { name: 'plain', number: 1 });
+      try {
+        await guestNetwork(handed, `${ipOf(2)}/24`);
+        // Nobody could tell the switch of offloads (TUNSETOFFLOAD needs exec), so it does them for this port.
+        const { path, offloads } = await daemon.port('handed');
+        assert.deepEqual({ path, offloads }, { path: 'vhost', offloads: [] });
+        await assertPings(plain!, 2);
+        await assertTransfer(plain!, 1, handed, FILE_MIB);
+        await assertTransfer(handed, 2, plain!, FILE_MIB);
+      } finally {
+        await Promise.all([handed.stop(), plain!.stop()]);
+      }
+    } finally {
+      close(tun);
+      close(vhostNet);
+    }
+    await assertNoGuestPorts(daemon);
+  });
 
   it('exchange files with a Linux tap in a network namespace', async () => {
     await using namespace = await NetworkNamespace.create('guests');
