@@ -1,14 +1,13 @@
 /**
- * The clone of /dev/net/tun: answers what tun.c of Linux answers, and moves frames of clients that read and write.
+ * The clone of /dev/net/tun: its files, and what tun.c of Linux answers to their ioctls. Frames are in tun-frames.ts.
  *
  *     TUNSETIFF ──► attached to queue n of an interface ──► TUNSETQUEUE detach ⇄ attach ──► close
  *
  * docs/ioctls.md has the table of all requests. Where a client hands the file to a vhost-net (SET_BACKEND), frames cross
  * virtqueues instead, and this file only waits.
  */
-
 import { setTimeout as delay } from 'node:timers/promises';
-import { EADDRNOTAVAIL, EAGAIN, EBADFD, EEXIST, EINVAL, ENOTTY, EPERM } from '../linux/errno.ts';
+import { EADDRNOTAVAIL, EBADFD, EEXIST, EINVAL, ENOTTY, EPERM } from '../linux/errno.ts';
 import {
   FLT_EXACT_COUNT,
   IFF_ATTACH_QUEUE,
@@ -17,7 +16,6 @@ import {
   IFF_NAPI,
   IFF_NAPI_FRAGS,
   IFF_NO_CARRIER,
-  IFF_NO_PI,
   IFF_NOFILTER,
   IFF_TAP,
   IFF_TUN,
@@ -38,8 +36,6 @@ import {
   TUN_F_USO6,
   TUN_FILTER_BYTES,
   TUN_IOCTL_NAMES,
-  TUN_PI_BYTES,
-  TUN_PKT_STRIP,
   TUNGETFEATURES,
   TUNGETIFF,
   TUNGETSNDBUF,
@@ -63,16 +59,13 @@ import {
   TUNSETVNETHDRSZ,
   TUNSETVNETLE,
 } from '../linux/if-tun.ts';
-import { addressOf } from '../linux/libc.ts';
-import { memcpy } from '../linux/mman.ts';
-import { POLLERR, POLLIN, POLLOUT, POLLRDNORM, POLLWRNORM } from '../linux/poll.ts';
+import { POLLERR } from '../linux/poll.ts';
 import { readProcessMemory, writeProcessMemory } from '../linux/process.ts';
-import { MAX_FRAME_BYTES, MIN_FRAME_BYTES } from '../memory/frame-batch.ts';
-import { parseNetHeader, tunTakesHeader } from '../vhost/net-header.ts';
-import { VIRTIO_NET_HDR_BYTES, VIRTIO_NET_HDR_MRG_RXBUF_BYTES } from '../vhost/virtio.ts';
+import { VIRTIO_NET_HDR_BYTES } from '../vhost/virtio.ts';
 import { FuseError, type Request } from './connection.ts';
 import type { Device, DeviceFile, IoctlCall, IoctlResult } from './device-tree.ts';
 import type { Log } from './log.ts';
+import { TunFrames } from './tun-frames.ts';
 import {
   ClosingError,
   type PortQueueHandle,
@@ -86,15 +79,10 @@ import {
 const SHOWN_FEATURES = IFF_TUN | IFF_TAP | IFF_NO_CARRIER | TUN_FEATURES;
 const INT_BYTES = 4;
 const MAC_BYTES = 6;
-/** A mailbox record is a header of this many bytes, then the frame. */
-const RECORD_HEADER_BYTES = VIRTIO_NET_HDR_MRG_RXBUF_BYTES;
-/** A writer that found no room looks again after this many ms. */
-const RETRY_MS = 1;
 const CLOSING_RETRY_MS = 5;
 const CLOSING_TRIES = 10;
 /** (uid_t)-1, which no user has. */
 const INVALID_ID = -1;
-const ETHERTYPE_OFFSET = 12;
 
 /** Requests whose value stands in the argument: the kernel cannot deliver them, a seccomp notification does. */
 export const VALUE_REQUESTS = [
@@ -142,14 +130,10 @@ export class TunFile implements DeviceFile {
   readonly #device: TunDevice;
   #tun: TunInterface | null = null;
   #queue: PortQueueHandle | null = null;
+  #frames: TunFrames | null = null;
   #index = -1;
   #attached = false;
   #closed = false;
-  /** Header of a record on its way. */
-  readonly #head = Buffer.alloc(RECORD_HEADER_BYTES);
-  /** Poll handles to notify when something can be read. */
-  readonly #pollers = new Set<bigint>();
-  readonly #readers: (() => void)[] = [];
 
   constructor(device: TunDevice) {
     this.#device = device;
@@ -318,7 +302,7 @@ export class TunFile implements DeviceFile {
       await interfaces.releaseQueue(tun, index);
       throw error;
     }
-    this.#queue.onMail = () => this.#mail();
+    this.#frames = new TunFrames(tun, this.#queue, this.#device.notifyPoll);
     this.#index = index;
     this.#tun = tun;
     this.#attached = true;
@@ -416,112 +400,21 @@ export class TunFile implements DeviceFile {
 
   // ---- frames
 
-  #headerBytes(tun: TunInterface): number {
-    return (tun.flags & IFF_VNET_HDR) !== 0 ? tun.vnetHdrBytes : 0;
-  }
-
-  #piBytes(tun: TunInterface): number {
-    return (tun.flags & IFF_NO_PI) === 0 ? TUN_PI_BYTES : 0;
-  }
-
-  #opened(): { tun: TunInterface; queue: PortQueueHandle } {
-    if (!this.#tun || !this.#queue) throw new FuseError(EBADFD, 'TUNSETIFF comes first');
-    return { tun: this.#tun, queue: this.#queue };
+  #opened(): TunFrames {
+    if (!this.#frames) throw new FuseError(EBADFD, 'TUNSETIFF comes first');
+    return this.#frames;
   }
 
   read(request: Request, size: number, nonBlocking: boolean): Buffer | Promise<Buffer> {
-    const { tun, queue } = this.#opened();
-    const waiting = queue.outbox.peek();
-    if (waiting >= 0) return this.#take(tun, queue, waiting, size);
-    if (nonBlocking) throw new FuseError(EAGAIN, 'no frame waits');
-    return request
-      .park<void>((resolve) => {
-        this.#readers.push(resolve);
-        this.#awaitMail();
-        return () => {
-          const at = this.#readers.indexOf(resolve);
-          if (at >= 0) this.#readers.splice(at, 1);
-        };
-      })
-      .then(() => this.read(request, size, false));
-  }
-
-  /** tun_put_user: packet information, virtio-net header, frame; cut to the size asked for. */
-  #take(tun: TunInterface, queue: PortQueueHandle, record: number, size: number): Buffer {
-    const header = this.#headerBytes(tun);
-    const pi = this.#piBytes(tun);
-    if (size < pi + header) {
-      queue.outbox.consume(record);
-      throw new FuseError(EINVAL, `read: ${size} bytes do not hold the header of ${pi + header}`);
-    }
-    const frame = record - RECORD_HEADER_BYTES;
-    const message = Buffer.alloc(pi + header + frame);
-    const at = addressOf(message);
-    const from = queue.outbox.address;
-    memcpy(at + pi, from, Math.min(header, RECORD_HEADER_BYTES));
-    memcpy(at + pi + header, from + RECORD_HEADER_BYTES, frame);
-    queue.outbox.consume(record);
-    if (pi > 0) {
-      message.writeUInt16LE(message.length > size ? TUN_PKT_STRIP : 0, 0);
-      message.copy(message, 2, pi + header + ETHERTYPE_OFFSET, pi + header + ETHERTYPE_OFFSET + 2);
-    }
-    return message.subarray(0, size);
+    return this.#opened().read(request, size, nonBlocking);
   }
 
   write(request: Request, data: Buffer, nonBlocking: boolean): number | Promise<number> {
-    const { tun, queue } = this.#opened();
-    const pi = this.#piBytes(tun);
-    const header = this.#headerBytes(tun);
-    const frame = data.length - pi - header;
-    if (frame < MIN_FRAME_BYTES || frame > MAX_FRAME_BYTES) {
-      throw new FuseError(EINVAL, `write: ${data.length} bytes with ${pi + header} of headers hold no frame`);
-    }
-    if (header > 0 && !tunTakesHeader(parseNetHeader(data.subarray(pi)), frame)) {
-      throw new FuseError(EINVAL, `write: the virtio-net header contradicts its frame of ${frame} bytes`);
-    }
-    const record = RECORD_HEADER_BYTES + frame;
-    const to = queue.inbox.reserve(record);
-    if (to === 0) {
-      if (nonBlocking) throw new FuseError(EAGAIN, 'the switch is behind');
-      return request
-        .park<void>((resolve) => {
-          const timer = setTimeout(resolve, RETRY_MS);
-          return () => clearTimeout(timer);
-        })
-        .then(() => this.write(request, data, false));
-    }
-    this.#head.fill(0);
-    data.copy(this.#head, 0, pi, pi + Math.min(header, RECORD_HEADER_BYTES));
-    memcpy(to, addressOf(this.#head), RECORD_HEADER_BYTES);
-    // `data` is part of the request's message, which lives until the answer.
-    memcpy(to + RECORD_HEADER_BYTES, addressOf(data) + pi + header, frame);
-    if (queue.inbox.commit(record)) queue.wakeLane();
-    return data.length;
+    return this.#opened().write(request, data, nonBlocking);
   }
 
   poll(kh: bigint, schedule: boolean): number {
-    if (!this.#queue) return POLLERR;
-    // The inbox empties in microseconds; a writer that hits it full is told EAGAIN and finds room at its next try.
-    let revents = POLLOUT | POLLWRNORM;
-    if (this.#queue.outbox.peek() >= 0) revents |= POLLIN | POLLRDNORM;
-    if (schedule) {
-      this.#pollers.add(kh);
-      this.#awaitMail();
-    }
-    return revents;
-  }
-
-  /** Asks for a signal with the next frame; if one came meanwhile, acts at once. */
-  #awaitMail(): void {
-    if (this.#queue && !this.#queue.outbox.sleep()) queueMicrotask(() => this.#mail());
-  }
-
-  #mail(): void {
-    if (!this.#queue || this.#queue.outbox.peek() < 0) return;
-    for (const kh of this.#pollers) this.#device.notifyPoll(kh);
-    this.#pollers.clear();
-    const readers = this.#readers.splice(0);
-    for (const wake of readers) wake();
+    return this.#frames?.poll(kh, schedule) ?? POLLERR;
   }
 
   // ---- the end
@@ -549,6 +442,8 @@ export class TunFile implements DeviceFile {
     if (!tun || !queue) return;
     this.#tun = null;
     this.#queue = null;
+    this.#frames?.close();
+    this.#frames = null;
     if (this.#attached) tun.attachedQueues--;
     await queue.close();
     await this.#device.interfaces.releaseQueue(tun, this.#index);
