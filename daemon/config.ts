@@ -1,12 +1,12 @@
 /** The daemon's configuration: YAML, validated; an error names file, line, column and key. */
 import fs from 'node:fs';
-import { isAlias, isCollection, isMap, isScalar, LineCounter, parseDocument } from 'yaml';
+import { isCollection, isMap, isScalar, LineCounter, parseDocument } from 'yaml';
 import { z } from 'zod';
 import { IFNAMSIZ } from '../linux/if-tun.ts';
 import { DEFAULT_AGING_SECONDS, DEFAULT_CAPACITY, MAX_AGING_SECONDS, MAX_CAPACITY } from '../switch/learning-table.ts';
-import { LOG_FORMATS, LOG_LEVELS } from './logger.ts';
+import { DEFAULT_SOCKET, LOG_LEVELS } from './control.ts';
+import { LOG_FORMATS } from './logger.ts';
 
-export const DEFAULT_SOCKET = '/run/ringswitch/control.sock';
 const DEFAULT_MOUNT = '/run/ringswitch/dev';
 const MIN_AGING_SECONDS = 10;
 const MAX_SPIN_MICROSECONDS = 1_000_000;
@@ -194,8 +194,7 @@ export function parseConfig(text: string, file: string): Config {
 
 /** YAML 1.2 takes 0660 for six hundred and sixty; a mode is meant by its digits. */
 function keepModeText(document: ReturnType<typeof parseDocument>): void {
-  const node = document.getIn(['mount', 'mode'], true);
-  const scalar = isAlias(node) ? node.resolve(document) : node;
+  const scalar = document.getIn(['mount', 'mode'], true);
   if (isScalar(scalar) && typeof scalar.value === 'number') scalar.value = scalar.source;
 }
 

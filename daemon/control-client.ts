@@ -41,10 +41,16 @@ export class ControlClient {
         (response) => {
           const parts: Buffer[] = [];
           response.on('data', (part: Buffer) => parts.push(part));
-          response.on('error', reject);
+          response.on('error', (error) => reject(this.#explain(error)));
           response.on('end', () => {
             const answer = Buffer.concat(parts).toString();
-            const json = answer === '' ? null : JSON.parse(answer);
+            let json: { error?: { message?: string } } | null;
+            try {
+              json = answer === '' ? null : JSON.parse(answer);
+            } catch {
+              reject(new Error(`what answers at the control socket ${this.#socket} is no ringswitch daemon`));
+              return;
+            }
             if (response.statusCode! < 300) resolve(json);
             else reject(new Error(json?.error?.message ?? `${method} ${path}: HTTP status ${response.statusCode}`));
           });

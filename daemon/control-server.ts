@@ -5,10 +5,12 @@ import net from 'node:net';
 import path from 'node:path';
 import { z } from 'zod';
 import type { Log } from '../fuse/log.ts';
-import { agingSeconds, interfaceName, logLevel } from './config.ts';
+import { agingSeconds, interfaceName, logLevel, persistentFlag } from './config.ts';
 import { type Control, ControlError } from './control.ts';
 
 const MAX_BODY_BYTES = 65_536;
+/** A client has this long to say what it wants. */
+const REQUEST_TIMEOUT_MS = 10_000;
 const SOCKET_UMASK = 0o177; // leaves mode 0600
 
 /** One resource: its methods by name. `name` is what stands where the route has NAME. */
@@ -17,11 +19,28 @@ interface Route {
   methods: Record<string, (body: unknown, name: string) => unknown>;
 }
 
-const tapBody = z.strictObject({ kind: z.literal('tap'), name: interfaceName, persistent: z.boolean().default(false) });
-const portBody = z.strictObject({ link: z.enum(['up', 'down']).optional() });
-const levelBody = z.strictObject({ level: logLevel });
-const agingBody = z.strictObject({ aging: agingSeconds });
-const listenerBody = z.strictObject({ pid: z.int().min(1), fd: z.int().min(0) });
+const tapBody = body({
+  kind: z.literal('tap', 'expected "tap"'),
+  name: interfaceName,
+  persistent: persistentFlag.default(false),
+});
+const portBody = body({ link: z.enum(['up', 'down'], 'expected "up" or "down"').optional() });
+const levelBody = body({ level: logLevel });
+const agingBody = body({ aging: agingSeconds });
+const PID = 'expected the id of a process';
+const FD = 'expected the number of a descriptor';
+const listenerBody = body({ pid: z.int(PID).min(1, PID), fd: z.int(FD).min(0, FD) });
+
+/** A body that refuses what it does not know, and says what it knows. */
+function body<Shape extends z.ZodRawShape>(shape: Shape) {
+  const keys = Object.keys(shape).join(', ');
+  return z.strictObject(shape, {
+    error: ({ code, keys: unknown }) =>
+      code === 'unrecognized_keys'
+        ? `unknown key ${(unknown as string[]).join(', ')}; known are ${keys}`
+        : `expected a JSON object with the keys ${keys}`,
+  });
+}
 
 function routes(control: Control): Route[] {
   const port = (name: string): unknown => {
@@ -73,8 +92,8 @@ function routes(control: Control): Route[] {
 function check<T extends z.ZodType>(schema: T, body: unknown): z.output<T> {
   const result = schema.safeParse(body);
   if (result.success) return result.data;
-  const problems = result.error.issues.map((issue) => `${issue.path.join('.') || 'body'}: ${issue.message}`);
-  throw new ControlError(400, 'EINVAL', problems.join('; '));
+  const problems = new Set(result.error.issues.map((issue) => `${issue.path.join('.') || 'body'}: ${issue.message}`));
+  throw new ControlError(400, 'EINVAL', [...problems].join('; '));
 }
 
 export class ControlServer {
@@ -94,7 +113,8 @@ export class ControlServer {
   private constructor(control: Control, log: Log) {
     this.#routes = routes(control);
     this.#log = log;
-    this.#server = http.createServer((request, response) => void this.#serve(request, response));
+    const limits = { headersTimeout: REQUEST_TIMEOUT_MS, requestTimeout: REQUEST_TIMEOUT_MS };
+    this.#server = http.createServer(limits, (request, response) => void this.#serve(request, response));
   }
 
   #listen(socket: string): Promise<void> {
@@ -175,12 +195,13 @@ function answer(response: http.ServerResponse, status: number, result: unknown):
 async function readBody(request: http.IncomingMessage): Promise<unknown> {
   const parts: Buffer[] = [];
   let bytes = 0;
+  // Read to its end, though not kept: a connection closed under a writing client would take the answer with it.
   for await (const part of request) {
     bytes += (part as Buffer).length;
-    if (bytes > MAX_BODY_BYTES)
-      throw new ControlError(413, 'EMSGSIZE', `the body is longer than ${MAX_BODY_BYTES} bytes`);
-    parts.push(part as Buffer);
+    if (bytes <= MAX_BODY_BYTES) parts.push(part as Buffer);
   }
+  if (bytes > MAX_BODY_BYTES)
+    throw new ControlError(413, 'EMSGSIZE', `the body is longer than ${MAX_BODY_BYTES} bytes`);
   if (bytes === 0) return undefined;
   try {
     return JSON.parse(Buffer.concat(parts).toString());

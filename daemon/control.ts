@@ -3,6 +3,13 @@
  * JSON (docs/control-api.md), and the command line shows its rows. Rows are plain values, ready for `JSON.stringify`.
  */
 
+/** Where a daemon listens unless its configuration says otherwise. */
+export const DEFAULT_SOCKET = '/run/ringswitch/control.sock';
+
+/** What a daemon can be told to log, from little to much. */
+export const LOG_LEVELS = ['error', 'warn', 'info', 'debug'] as const;
+export type LogLevel = (typeof LOG_LEVELS)[number];
+
 /** One port of the switch. */
 export interface PortStatus {
   id: number;

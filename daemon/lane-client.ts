@@ -19,7 +19,8 @@ export class LaneClient extends EventEmitter<{ event: [LaneEvent]; died: [Error]
   readonly #wakeFd = eventfd();
   readonly #waiting = new Map<number, Waiting>();
   #nextId = 1;
-  #exited: Promise<void>;
+  readonly #exited: Promise<void>;
+  #alive = true;
 
   constructor(options: Omit<LaneOptions, 'now' | 'wakeFd'>) {
     super();
@@ -29,6 +30,7 @@ export class LaneClient extends EventEmitter<{ event: [LaneEvent]; died: [Error]
     this.#worker.on('error', (error) => this.emit('died', error as Error));
     this.#exited = new Promise((resolve) => {
       this.#worker.on('exit', () => {
+        this.#alive = false;
         for (const { reject } of this.#waiting.values()) reject(new Error('the lane has stopped'));
         this.#waiting.clear();
         resolve();
@@ -36,8 +38,14 @@ export class LaneClient extends EventEmitter<{ event: [LaneEvent]; died: [Error]
     });
   }
 
+  /** Whether its thread runs. */
+  get alive(): boolean {
+    return this.#alive;
+  }
+
   /** Asks the lane to carry out a command between two breaths; resolves with its answer. */
   call<C extends LaneCommand>(command: C, ...args: Parameters<Lane[C]>): Promise<ReturnType<Lane[C]>> {
+    if (!this.#alive) return Promise.reject(new Error(`${command}: the lane has stopped`));
     const id = this.#nextId++;
     const answer = new Promise<ReturnType<Lane[C]>>((resolve, reject) => this.#waiting.set(id, { resolve, reject }));
     this.#worker.postMessage({ id, command, args });
@@ -53,7 +61,7 @@ export class LaneClient extends EventEmitter<{ event: [LaneEvent]; died: [Error]
 
   /** Stops all rings and the thread. */
   async stop(): Promise<void> {
-    await this.call('stop');
+    if (this.#alive) await this.call('stop');
     await this.#exited;
     close(this.#wakeFd);
   }

@@ -1,5 +1,6 @@
 /** What `ringswitch show` prints for people: tables of the control API's rows. */
 import type { FdbRow, MemoryRow, PortStatus, RingRow, Status } from './control.ts';
+import { printable } from './printable.ts';
 
 const BINARY_UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
 const DROP = /^[rt]x_drop_/;
@@ -8,7 +9,7 @@ const DROP = /^[rt]x_drop_/;
 export function formatBytes(bytes: number): string {
   let unit = 0;
   let value = bytes;
-  while (value >= 1024 && unit < BINARY_UNITS.length - 1) {
+  while (Number(value.toFixed(1)) >= 1024 && unit < BINARY_UNITS.length - 1) {
     value /= 1024;
     unit++;
   }
@@ -17,7 +18,7 @@ export function formatBytes(bytes: number): string {
 
 /** Columns as wide as their widest cell; numbers to the right. */
 export function formatTable(header: string[], rows: (string | number)[][]): string {
-  const cells = [header, ...rows.map((row) => row.map(String))];
+  const cells = [header, ...rows.map((row) => row.map((cell) => printable(String(cell))))];
   const widths = header.map((_, column) => Math.max(...cells.map((row) => row[column]!.length)));
   const right = header.map((_, column) => rows.length > 0 && rows.every((row) => typeof row[column] === 'number'));
   const line = (row: string[]): string =>
@@ -80,8 +81,8 @@ const sumDrops = (port: PortStatus): number => drops(port).reduce((sum, [, n]) =
 function portNotes(port: PortStatus): string[] {
   const notes: string[] = [];
   const dropped = drops(port).map(([name, n]) => `${n} ${name}`);
-  if (dropped.length > 0) notes.push(`${port.name}: dropped ${dropped.join(', ')}`);
-  if (port.error !== null) notes.push(`${port.name}: ${port.error}`);
+  if (dropped.length > 0) notes.push(printable(`${port.name}: dropped ${dropped.join(', ')}`));
+  if (port.error !== null) notes.push(printable(`${port.name}: ${port.error}`));
   return notes;
 }
 
@@ -114,7 +115,9 @@ export function formatRings(rows: RingRow[]): string {
   const broken = rows.filter((row) => row.error !== null);
   return [
     table,
-    ...broken.map((row) => `${row.port} queue ${row.queue} ${row.ring}: ${row.error!.code}: ${row.error!.message}`),
+    ...broken.map(({ port, queue, ring, error }) =>
+      printable(`${port} queue ${queue} ${ring}: ${error!.code}: ${error!.message}`),
+    ),
   ].join('\n');
 }
 

@@ -191,7 +191,7 @@ export class SwitchPorts implements PortFactory {
   }
 
   async #remove(port: Port): Promise<void> {
-    await this.#lane.call('removePort', port.id);
+    if (this.#lane.alive) await this.#lane.call('removePort', port.id);
     this.#ports.delete(port.name);
     if (port.tapFd >= 0) close(port.tapFd);
     this.#log.info(`${port.name}: port ${port.id} removed`, { port: port.name });
@@ -298,10 +298,12 @@ class GuestPortQueue implements PortQueueHandle {
   }
 
   async stopRing(ring: number): Promise<number> {
-    const base = await this.#lane.call('stopRing', this.#port, this.#index, ring);
-    this.running.delete(ring);
-    if (this.running.size === 0) this.onIdle();
-    return base;
+    try {
+      return await this.#lane.call('stopRing', this.#port, this.#index, ring);
+    } finally {
+      this.running.delete(ring);
+      if (this.running.size === 0) this.onIdle();
+    }
   }
 
   async ringBase(ring: number): Promise<number> {

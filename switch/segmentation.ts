@@ -15,6 +15,13 @@
  *
  * One Segmenter belongs to one lane; it holds one plan at a time, and `emit` allocates nothing.
  */
+import { MAX_FRAME_BYTES } from '../memory/frame-batch.ts';
+import {
+  VIRTIO_NET_HDR_GSO_ECN,
+  VIRTIO_NET_HDR_GSO_TCPV4,
+  VIRTIO_NET_HDR_GSO_TCPV6,
+  VIRTIO_NET_HDR_GSO_UDP_L4,
+} from '../vhost/virtio.ts';
 import { finish, finishUdp, fold, pseudoHeaderSumIpv4, pseudoHeaderSumIpv6, sum } from './checksum.ts';
 import {
   ETHERNET_HEADER_LENGTH,
@@ -62,19 +69,6 @@ import {
   VLAN_TAG_LENGTH,
 } from './header-fields.ts';
 
-// gso_type of struct virtio_net_hdr, virtio 1.2 §5.1.6.
-export const VIRTIO_NET_HDR_GSO_NONE = 0;
-export const VIRTIO_NET_HDR_GSO_TCPV4 = 1;
-/** Fragmentation of UDP datagrams (UFO): not segmentation, and not served. */
-export const VIRTIO_NET_HDR_GSO_UDP = 3;
-export const VIRTIO_NET_HDR_GSO_TCPV6 = 4;
-/** Segmentation of UDP datagrams (USO). */
-export const VIRTIO_NET_HDR_GSO_UDP_L4 = 5;
-/** A flag beside TCPV4 or TCPV6: the super-frame may carry CWR. */
-export const VIRTIO_NET_HDR_GSO_ECN = 0x80;
-
-/** The longest frame with offloads: virtio 1.2 §5.1.6.3. */
-export const MAX_FRAME_LENGTH = 65_550;
 /** The longest headers, Ethernet to TCP, that are segmented; the longest without IPv6 extensions are 142 bytes. */
 export const MAX_HEADER_LENGTH = 256;
 /**
@@ -111,7 +105,7 @@ const REFUSALS = new Map<number, string>([
   [REFUSED_GSO_TYPE, 'gso_type is not TCPV4, TCPV6 (with or without ECN) or UDP_L4'],
   [REFUSED_GSO_SIZE_ZERO, 'gso_size is 0'],
   [REFUSED_LENGTH_BEYOND_BUFFER, 'the frame length is beyond the bytes given'],
-  [REFUSED_FRAME_TOO_LONG, `the frame is longer than ${MAX_FRAME_LENGTH} bytes`],
+  [REFUSED_FRAME_TOO_LONG, `the frame is longer than ${MAX_FRAME_BYTES} bytes`],
   [REFUSED_HEADER_TRUNCATED, 'the frame ends inside its headers'],
   [REFUSED_HEADER_TOO_LONG, `the headers are longer than ${MAX_HEADER_LENGTH} bytes`],
   [REFUSED_NOT_IPV4, 'gso_type says TCPV4, the EtherType does not say IPv4'],
@@ -248,7 +242,7 @@ export class Segmenter {
     if (!isTcpv4 && !isTcpv6 && gsoType !== VIRTIO_NET_HDR_GSO_UDP_L4) return REFUSED_GSO_TYPE;
     if (gsoSize <= 0) return REFUSED_GSO_SIZE_ZERO;
     if (length > frame.length) return REFUSED_LENGTH_BEYOND_BUFFER;
-    if (length > MAX_FRAME_LENGTH) return REFUSED_FRAME_TOO_LONG;
+    if (length > MAX_FRAME_BYTES) return REFUSED_FRAME_TOO_LONG;
 
     // The one read of the headers. `limit` is what of them there is to read.
     const header = this.#header;
@@ -419,7 +413,7 @@ export class Segmenter {
 
 /**
  * Copies `length` bytes and returns their partial sum (RFC 1071). Unfolded, the payload of a frame of
- * MAX_FRAME_LENGTH sums to less than 2^31. Reading each byte once is what makes the sum fit the copy.
+ * MAX_FRAME_BYTES sums to less than 2^31. Reading each byte once is what makes the sum fit the copy.
  */
 function copyAndSum(from: Uint8Array, fromOffset: number, length: number, to: Uint8Array, toOffset: number): number {
   let total = 0;

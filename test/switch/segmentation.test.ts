@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import fc from 'fast-check';
+import { MAX_FRAME_BYTES } from '../../memory/frame-batch.ts';
 import * as segmentation from '../../switch/segmentation.ts';
 import {
   describeRefusal,
-  MAX_FRAME_LENGTH,
   REFUSED_CSUM_OFFSET,
   REFUSED_CSUM_START,
   REFUSED_FRAGMENT,
@@ -27,13 +27,15 @@ import {
   REFUSED_TOO_MANY_SEGMENTS,
   REFUSED_UDP_LENGTH,
   Segmenter,
+} from '../../switch/segmentation.ts';
+import {
   VIRTIO_NET_HDR_GSO_ECN,
   VIRTIO_NET_HDR_GSO_NONE,
   VIRTIO_NET_HDR_GSO_TCPV4,
   VIRTIO_NET_HDR_GSO_TCPV6,
   VIRTIO_NET_HDR_GSO_UDP,
   VIRTIO_NET_HDR_GSO_UDP_L4,
-} from '../../switch/segmentation.ts';
+} from '../../vhost/virtio.ts';
 
 const CSUM_OFFSET_TCP = 16;
 const CSUM_OFFSET_UDP = 6;
@@ -337,10 +339,10 @@ describe('Segmenter, any frame', () => {
     for (const isTcp of [true, false]) {
       // Without VLAN tag, and with an IP length of 0: 65,536 is more than the field holds.
       const headerLength = 14 + 20 + (isTcp ? 20 : 8);
-      const payload = new Uint8Array(MAX_FRAME_LENGTH - headerLength).fill(0xff);
+      const payload = new Uint8Array(MAX_FRAME_BYTES - headerLength).fill(0xff);
       const shape = { ...PLAIN, isTcp, tcpOptions: 0, payload, givesLengths: false };
       const frame = build(shape);
-      assert.equal(frame.bytes.length, MAX_FRAME_LENGTH);
+      assert.equal(frame.bytes.length, MAX_FRAME_BYTES);
       const segmenter = new Segmenter();
       for (const gsoSize of [1448, 9001, 65_400]) {
         const count = planOf(segmenter, frame, gsoSize);
@@ -505,7 +507,7 @@ describe('Segmenter refuses', () => {
       plan.length = frame.bytes.length + 1;
     });
     assert.equal(beyond, REFUSED_LENGTH_BEYOND_BUFFER);
-    const frame = build({ ...PLAIN, payload: new Uint8Array(MAX_FRAME_LENGTH), givesLengths: false });
+    const frame = build({ ...PLAIN, payload: new Uint8Array(MAX_FRAME_BYTES), givesLengths: false });
     assert.equal(planOf(new Segmenter(), frame, 1448), REFUSED_FRAME_TOO_LONG);
   });
 

@@ -1,0 +1,310 @@
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import fs from 'node:fs';
+import http from 'node:http';
+import net from 'node:net';
+import os from 'node:os';
+import path from 'node:path';
+import { ControlError } from '../../daemon/control.ts';
+import { ControlClient } from '../../daemon/control-client.ts';
+import { ControlServer } from '../../daemon/control-server.ts';
+import { run } from '../../lab/program.ts';
+import { FakeControl, goodRing, guestPort, tapPort } from '../helpers/fake-control.ts';
+
+const DOCUMENT = path.join(import.meta.dirname, '../../docs/control-api.md');
+const MAX_BODY_BYTES = 65_536;
+
+interface Answer {
+  status: number;
+  headers: http.IncomingHttpHeaders;
+  text: string;
+}
+
+function ask(socketPath: string, method: string, target: string, body?: string): Promise<Answer> {
+  return new Promise((resolve, reject) => {
+    const request = http.request({ socketPath, method, path: target, agent: false }, (response) => {
+      let text = '';
+      response.setEncoding('utf8').on('data', (part) => {
+        text += part;
+      });
+      response.on('end', () => resolve({ status: response.statusCode!, headers: response.headers, text }));
+    });
+    request.on('error', reject);
+    request.end(body);
+  });
+}
+
+describe('the control API', () => {
+  let directory: string;
+  let socket: string;
+  let control: FakeControl;
+  let server: ControlServer;
+  let client: ControlClient;
+  let logged: string[];
+  const note = (message: string): void => void logged.push(message);
+  const log = { debug: note, info: note, warn: note, error: note };
+
+  /** What is refused, as status, code and message. */
+  async function refusal(method: string, target: string, body?: string): Promise<[number, string, string]> {
+    const { status, text } = await ask(socket, method, target, body);
+    const { error } = JSON.parse(text);
+    return [status, error.code, error.message];
+  }
+
+  beforeEach(async () => {
+    directory = fs.mkdtempSync(path.join(os.tmpdir(), 'ringswitch-control-'));
+    socket = path.join(directory, 'run/control.sock');
+    logged = [];
+    control = new FakeControl();
+    server = await ControlServer.start(socket, control, log);
+    client = new ControlClient(socket);
+  });
+
+  afterEach(async () => {
+    await server.stop();
+    fs.rmSync(directory, { recursive: true });
+  });
+
+  describe('answers', () => {
+    it('what the daemon says', async () => {
+      assert.deepEqual(await client.get('/v1/status'), control.status());
+      assert.deepEqual(await client.get('/v1/ports'), [guestPort()]);
+      assert.deepEqual(await client.get('/v1/ports/web1'), guestPort());
+      assert.deepEqual(await client.get('/v1/fdb'), [{ mac: '52:54:00:12:34:56', port: 'web1', ageSeconds: 3 }]);
+      assert.deepEqual(await client.get('/v1/rings'), [goodRing()]);
+      assert.deepEqual(await client.get('/v1/memory'), [{ table: 1, mappedBytes: 2 ** 30, rings: 2 }]);
+    });
+
+    it('what is changed', async () => {
+      assert.deepEqual(await client.post('/v1/ports', { kind: 'tap', name: 'host0' }), tapPort('host0', false));
+      await client.post('/v1/ports', { kind: 'tap', name: 'host1', persistent: true });
+      assert.equal(await client.delete('/v1/ports/host0'), null);
+      assert.deepEqual(await client.patch('/v1/ports/web1', { link: 'down' }), { ...guestPort(), link: 'down' });
+      assert.equal(await client.put('/v1/log', { level: 'debug' }), null);
+      assert.equal(await client.put('/v1/fdb', { aging: 60 }), null);
+      assert.equal(await client.post('/v1/exec/listeners', { pid: 77, fd: 5 }), null);
+      assert.deepEqual(control.asked, [
+        ['addTap', { name: 'host0', persistent: false }],
+        ['addTap', { name: 'host1', persistent: true }],
+        ['removePort', 'host0'],
+        ['setPort', 'web1', { link: 'down' }],
+        ['setLogLevel', 'debug'],
+        ['setAging', 60],
+        ['adoptListener', 77, 5],
+      ]);
+    });
+
+    it('with the status that says what came of it', async () => {
+      assert.equal((await ask(socket, 'POST', '/v1/ports', '{"kind":"tap","name":"host0"}')).status, 201);
+      assert.equal((await ask(socket, 'DELETE', '/v1/ports/host0')).status, 204);
+      const { status, headers, text } = await ask(socket, 'GET', '/v1/memory');
+      assert.equal(status, 200);
+      assert.equal(headers['content-type'], 'application/json');
+      assert.ok(text.endsWith(']\n'));
+    });
+
+    it('for names that must be percent-encoded', async () => {
+      await client.delete(`/v1/ports/${encodeURIComponent('ä#?')}`);
+      assert.deepEqual(control.asked, [['removePort', 'ä#?']]);
+    });
+
+    it('as its document says', async () => {
+      const document = fs.readFileSync(DOCUMENT, 'utf8');
+      const examples = [...document.matchAll(/```sh\n(curl [^`]+)\n```\n(?:\n```json\n([^`]+)```\n)?/g)];
+      assert.equal(examples.length, 12);
+      for (const [, command, answer] of examples) {
+        // What curl makes of it; not every machine has curl.
+        const words =
+          /^curl --unix-socket \/run\/ringswitch\/control\.sock (?:-X ([A-Z]+) )?(?:-d '([^']+)' )?http:\/\/localhost(\/\S+)$/;
+        const [, method = 'GET', body, target] = words.exec(command!) ?? assert.fail(command);
+        const { status, text } = await ask(socket, method, target!, body);
+        assert.equal(status, answer === undefined ? 204 : method === 'POST' ? 201 : 200, command);
+        if (answer === undefined) assert.equal(text, '', command);
+        else assert.deepEqual(JSON.parse(text), JSON.parse(answer), command);
+      }
+    });
+  });
+
+  describe('refuses', () => {
+    it('what the daemon refuses, in its words', async () => {
+      const body = '{"kind":"tap","name":"web1"}';
+      assert.deepEqual(await refusal('POST', '/v1/ports', body), [409, 'EEXIST', 'there is a port web1 already']);
+      await assert.rejects(client.post('/v1/ports', JSON.parse(body)), { message: 'there is a port web1 already' });
+    });
+
+    it('a port that is not there', async () => {
+      const message = 'there is no port web2; there are: web1';
+      assert.deepEqual(await refusal('GET', '/v1/ports/web2'), [404, 'ENODEV', message]);
+    });
+
+    it('an unknown route, and lists those that are', async () => {
+      for (const target of ['/', '/v1', '/v1/ports/', '/v1/ports/a/b', '/v2/status', '/v1/status/']) {
+        // A slash at the end asks for a port without a name.
+        const [status, code, message] = await refusal('GET', target);
+        assert.equal(status, 404, target);
+        if (target === '/v1/ports/') continue;
+        assert.equal(code, 'ENOENT', target);
+        assert.match(message, /GET\|POST \/v1\/ports, GET\|PATCH\|DELETE \/v1\/ports\/NAME, .*\/v1\/exec\/listeners/);
+      }
+    });
+
+    it('a wrong method, and says which are right', async () => {
+      const { status, headers, text } = await ask(socket, 'PUT', '/v1/ports');
+      assert.equal(status, 405);
+      assert.equal(headers.allow, 'GET, POST');
+      assert.equal(JSON.parse(text).error.message, 'PUT /v1/ports: only GET, POST');
+      assert.equal((await ask(socket, 'GET', '/v1/log')).headers.allow, 'PUT');
+      // A name that every object has is no method.
+      assert.equal((await ask(socket, 'OPTIONS', '/v1/status')).status, 405);
+    });
+
+    const bad: [method: string, target: string, body: string, message: RegExp][] = [
+      ['POST', '/v1/ports', '', /^body: expected a JSON object with the keys kind, name, persistent$/],
+      ['POST', '/v1/ports', '[]', /^body: expected a JSON object/],
+      ['POST', '/v1/ports', '{"kind":', /^the body is no JSON: /],
+      ['POST', '/v1/ports', '{"kind":"veth","name":"x"}', /^kind: expected "tap"$/],
+      ['POST', '/v1/ports', '{"kind":"tap"}', /^name: expected an interface name of 1 to 15 bytes/],
+      ['POST', '/v1/ports', '{"kind":"tap","name":"a/b"}', /^name: expected an interface name/],
+      ['POST', '/v1/ports', '{"kind":"tap","name":"ääääääää"}', /^name: expected an interface name/],
+      ['POST', '/v1/ports', '{"kind":"tap","name":"x","persistent":1}', /^persistent: expected true or false$/],
+      ['POST', '/v1/ports', '{"kind":"tap","name":"x","mtu":9}', /^body: unknown key mtu; known are kind, name, pers/],
+      ['PATCH', '/v1/ports/web1', '{"link":"sideways"}', /^link: expected "up" or "down"$/],
+      ['PUT', '/v1/log', '{"level":"loud"}', /^level: expected one of error, warn, info, debug$/],
+      ['PUT', '/v1/fdb', '{"aging":9}', /^aging: expected a number of seconds from 10 to 1000000$/],
+      ['PUT', '/v1/fdb', '{"aging":"60"}', /^aging: expected a number of seconds/],
+      ['POST', '/v1/exec/listeners', '{"pid":0,"fd":-1}', /^pid: expected the id of a process; fd: expected the num/],
+      ['POST', '/v1/exec/listeners', '{"pid":1.5,"fd":3}', /^pid: expected the id of a process$/],
+      ['DELETE', '/v1/ports/%ff', '', /^%ff is not percent-encoded UTF-8$/],
+    ];
+    for (const [method, target, body, message] of bad) {
+      it(`${method} ${target} with ${body || 'nothing'}`, async () => {
+        const [status, code, said] = await refusal(method, target, body);
+        assert.deepEqual([status, code], [400, 'EINVAL']);
+        assert.match(said, message);
+        assert.deepEqual(control.asked, []);
+      });
+    }
+
+    it('a body that is too long, and answers all the same', async () => {
+      const body = (length: number): string => `{"level":"info"}`.padEnd(length);
+      assert.equal((await ask(socket, 'PUT', '/v1/log', body(MAX_BODY_BYTES))).status, 204);
+      const message = `the body is longer than ${MAX_BODY_BYTES} bytes`;
+      assert.deepEqual(await refusal('PUT', '/v1/log', body(MAX_BODY_BYTES + 1)), [413, 'EMSGSIZE', message]);
+      assert.deepEqual(await refusal('PUT', '/v1/log', body(20 * MAX_BODY_BYTES)), [413, 'EMSGSIZE', message]);
+      assert.deepEqual(control.asked, [['setLogLevel', 'info']]);
+    });
+
+    it('what fails inside, and logs it', async () => {
+      control.fault = new Error('the lane has stopped');
+      assert.deepEqual(await refusal('GET', '/v1/rings'), [500, 'EIO', 'the lane has stopped']);
+      assert.match(logged[0]!, /^control: GET \/v1\/rings: Error: the lane has stopped\n {4}at /);
+      control.fault = new ControlError(404, 'ENODEV', 'gone');
+      await assert.rejects(client.delete('/v1/ports/web1'), { message: 'gone' });
+      assert.equal(logged.length, 1);
+    });
+  });
+
+  describe('its socket', () => {
+    it("is its owner's alone, from the first moment", async () => {
+      assert.equal(fs.statSync(socket).mode & 0o777, 0o600);
+      const second = path.join(directory, 'second.sock');
+      // With the mask that lets most through, and looked at before anything else can run.
+      const umask = process.umask(0);
+      const starting = ControlServer.start(second, control, log);
+      try {
+        for (let turns = 0; turns < 1000 && !fs.existsSync(second); turns++) await null;
+        assert.equal(fs.statSync(second).mode & 0o777, 0o600);
+        await (await starting).stop();
+        assert.equal(process.umask(), 0);
+      } finally {
+        process.umask(umask);
+      }
+    });
+
+    it('of a daemon that was killed is replaced', async () => {
+      await server.stop();
+      const script = `require('net').createServer().listen(${JSON.stringify(socket)}, () => process.kill(process.pid, 'SIGKILL'))`;
+      await assert.rejects(run([process.execPath, '-e', script]), /SIGKILL/);
+      assert.ok(fs.existsSync(socket));
+      await assert.rejects(client.get('/v1/status'), /^Error: no daemon answers at/);
+      server = await ControlServer.start(socket, control, log);
+      assert.equal((await ask(socket, 'GET', '/v1/status')).status, 200);
+    });
+
+    it('of a daemon that lives is left alone', async () => {
+      await assert.rejects(ControlServer.start(socket, control, log), {
+        message: `another daemon listens on ${socket}; stop it, or set control.socket to another path`,
+      });
+      assert.equal((await ask(socket, 'GET', '/v1/status')).status, 200);
+    });
+
+    it('does not replace a file', async () => {
+      const file = path.join(directory, 'precious');
+      fs.writeFileSync(file, 'data');
+      await assert.rejects(ControlServer.start(file, control, log), /precious exists and is no socket; remove it, or/);
+      assert.equal(fs.readFileSync(file, 'utf8'), 'data');
+    });
+
+    it('tells why it cannot be made', async () => {
+      const tooLong = path.join(directory, 'x'.repeat(120));
+      await assert.rejects(ControlServer.start(tooLong, control, log), /cannot listen on the control socket/);
+    });
+
+    it('goes when the server stops, and cuts connections that idle', async () => {
+      const idle = net.connect(socket);
+      await once(idle, 'connect');
+      const closed = once(idle, 'close');
+      await server.stop();
+      await closed;
+      assert.ok(!fs.existsSync(socket));
+      server = await ControlServer.start(socket, control, log);
+    });
+  });
+
+  describe('its client', () => {
+    it('says that no daemon runs', async () => {
+      const nowhere = path.join(directory, 'nowhere.sock');
+      await assert.rejects(new ControlClient(nowhere).get('/v1/status'), {
+        message: `no daemon answers at the control socket ${nowhere}: start one (ringswitch daemon), or name its socket (--socket)`,
+      });
+    });
+
+    it('says that something else answers', async () => {
+      const other = path.join(directory, 'other.sock');
+      const stranger = http.createServer((_, response) => response.end('<html>')).listen(other);
+      try {
+        await once(stranger, 'listening');
+        await assert.rejects(new ControlClient(other).get('/v1/status'), /other\.sock is no ringswitch daemon$/);
+      } finally {
+        stranger.close();
+      }
+    });
+
+    it('says that the connection broke', async () => {
+      const other = path.join(directory, 'other.sock');
+      const stranger = net
+        .createServer((connection) => connection.once('data', () => connection.destroy()))
+        .listen(other);
+      try {
+        await once(stranger, 'listening');
+        await assert.rejects(
+          new ControlClient(other).get('/v1/status'),
+          /^Error: the control socket .*: (socket hang up|.*ECONNRESET)/,
+        );
+      } finally {
+        stranger.close();
+      }
+    });
+
+    it('says who may ask', async function () {
+      if (process.getuid!() !== 0) this.skip(); // Only root can become somebody else.
+      fs.chmodSync(directory, 0o755);
+      process.seteuid!(65534);
+      try {
+        await assert.rejects(client.get('/v1/status'), /^Error: no permission for the control socket .*run as root$/);
+      } finally {
+        process.seteuid!(0);
+      }
+    });
+  });
+});

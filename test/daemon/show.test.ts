@@ -1,0 +1,103 @@
+import assert from 'node:assert/strict';
+import {
+  formatBytes,
+  formatFdb,
+  formatMemory,
+  formatPorts,
+  formatRings,
+  formatStatus,
+  formatTable,
+} from '../../daemon/show.ts';
+import { FakeControl, goodRing, guestPort, tapPort } from '../helpers/fake-control.ts';
+
+const text = (...lines: string[]): string => lines.join('\n');
+
+describe('show', () => {
+  it('writes bytes for people', () => {
+    const written = [0, 1023, 1024, 1536, 1024 ** 2 - 1, 1024 ** 3, 5 * 1024 ** 5, 2048 * 1024 ** 5].map(formatBytes);
+    assert.deepEqual(written, ['0 B', '1023 B', '1.0 KiB', '1.5 KiB', '1.0 MiB', '1.0 GiB', '5.0 PiB', '2048.0 PiB']);
+  });
+
+  it('aligns columns, numbers to the right', () => {
+    assert.equal(
+      formatTable(
+        ['NAME', 'N'],
+        [
+          ['a', 1],
+          ['longer', 1000],
+        ],
+      ),
+      text('NAME       N', 'a          1', 'longer  1000'),
+    );
+    assert.equal(formatTable(['NAME', 'N'], []), 'NAME  N');
+  });
+
+  it('shows control characters of names as what they are', () => {
+    assert.equal(formatTable(['A'], [['\x1b[2J\x00é']]), text('A', String.raw`\x1b[2J\x00é`));
+    const port = { ...guestPort(), name: '\x1b]0;', error: '\x07' };
+    assert.ok(!formatPorts([port]).includes('\x1b') && !formatPorts([port]).includes('\x07'));
+    const error = { code: 'CHAIN_LOOPS', index: 3, value: 4, message: 'loops' };
+    assert.ok(!formatRings([{ ...goodRing(), port: '\x1b', error }]).includes('\x1b'));
+  });
+
+  it('the status', () => {
+    assert.equal(
+      formatStatus(new FakeControl().status()),
+      text(
+        'ringswitch 0.1.0, process 1042, up 61 s',
+        'devices in /run/ringswitch/dev, log level info',
+        '1 ports; addresses age after 300 s, 16384 at most',
+      ),
+    );
+  });
+
+  it('the ports, what they dropped, and what is wrong with them', () => {
+    const tap = { ...tapPort('host0', true), carrier: 'down' as const, error: 'the interface was deleted' };
+    const unused = { ...guestPort(), name: 'web2', link: 'down' as const, path: 'none' as const, queues: 0 };
+    unused.counters = tap.counters;
+    unused.clients = [];
+    assert.equal(
+      formatPorts([guestPort(), tap, unused]),
+      text(
+        'PORT   KIND   LINK        PATH   QUEUES  RX FRAMES  RX       TX FRAMES  TX   DROPS  OFFLOADS                CLIENT',
+        'web1   guest  up          vhost       1         12  1.5 KiB          0  0 B      2  csum,tso4               qemu-system-x86 (2077)',
+        'host0  tap    no carrier  tap         1          0  0 B              0  0 B      0  csum,tso4,tso6,tso-ecn  -',
+        'web2   guest  down        none        0          0  0 B              0  0 B      0  csum,tso4               -',
+        'web1: dropped 2 tx_drop_no_buffers',
+        'host0: the interface was deleted',
+      ),
+    );
+    assert.equal(formatPorts([]), 'no ports');
+  });
+
+  it('the learned addresses', () => {
+    const row = { mac: '52:54:00:12:34:56', port: 'web1', ageSeconds: 3 };
+    assert.equal(formatFdb([row]), text('ADDRESS            PORT  AGE', '52:54:00:12:34:56  web1  3 s'));
+    assert.equal(formatFdb([]), 'no addresses learned');
+  });
+
+  it('the rings, and how they broke', () => {
+    const message = 'a chain is longer than its table: it loops (at 7, value 256)';
+    const broken = {
+      ...goodRing(),
+      ring: 'tx' as const,
+      error: { code: 'CHAIN_LOOPS', index: 7, value: 256, message },
+    };
+    assert.equal(
+      formatRings([goodRing(), broken]),
+      text(
+        'PORT  QUEUE  RING  SIZE  BASE  USED  HEADER  CALLS  WITHHELD  STATE    FEATURES',
+        'web1      0  rx     256    40    12      12      9         3  running  MRG_RXBUF,EVENT_IDX,VERSION_1',
+        'web1      0  tx     256    40    12      12      9         3  BROKEN   MRG_RXBUF,EVENT_IDX,VERSION_1',
+        `web1 queue 0 tx: CHAIN_LOOPS: ${message}`,
+      ),
+    );
+    assert.equal(formatRings([]), 'no rings');
+  });
+
+  it('the mapped memory', () => {
+    const row = { table: 1, mappedBytes: 2 ** 30, rings: 2 };
+    assert.equal(formatMemory([row]), text('TABLE  MAPPED   RINGS', '    1  1.0 GiB      2'));
+    assert.equal(formatMemory([]), 'no guest memory mapped');
+  });
+});
