@@ -10,6 +10,7 @@ import { drainEventfd, eventfd } from '../linux/eventfd.ts';
 import { close } from '../linux/file.ts';
 import { TUN_F_CSUM, TUN_F_TSO_ECN, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4, TUN_F_USO6 } from '../linux/if-tun.ts';
 import { commandName } from '../linux/process.ts';
+import { VHOST_NET_VQ_RX } from '../linux/vhost.ts';
 import { type Watch, watchReadable } from '../linux/watch.ts';
 import { FrameRing, frameRingBytes } from '../memory/frame-ring.ts';
 import { SharedBuffer } from '../memory/shared-buffer.ts';
@@ -289,6 +290,8 @@ class GuestPortQueue implements PortQueueHandle {
 
   async startRing(ring: number, memory: MemoryTable, description: RingDescription): Promise<void> {
     this.running.add(ring);
+    // Frames that waited for a read(2) are old: the guest shall not see them when vhost stops again.
+    if (ring === VHOST_NET_VQ_RX) this.outbox.discard();
     try {
       await this.#lane.call('startRing', this.#port, this.#index, ring, memory, description);
     } catch (error) {

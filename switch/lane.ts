@@ -80,7 +80,16 @@ export class Lane {
   readonly #options: LaneOptions;
   readonly #emit: (event: LaneEvent) => void;
   readonly #poll = new PollSet();
+  /** Indices in the poll set that are eventfds, to be drained. */
   readonly #eventfds = new Set<number>();
+  readonly #sink: FdSink = {
+    addEventfd: (fd) => {
+      this.#eventfds.add(this.#poll.add(fd, POLLIN));
+    },
+    addReadable: (fd) => {
+      this.#poll.add(fd, POLLIN);
+    },
+  };
   readonly #mapped = new Map<number, MappedMemory>();
   /** Memory table and description of each running ring. */
   readonly #running = new Map<SplitVirtqueue, { table: number; description: RingDescription }>();
@@ -130,16 +139,8 @@ export class Lane {
     if (!engine.enableNotification()) {
       poll.clear();
       this.#eventfds.clear();
-      const sink: FdSink = {
-        addEventfd: (fd) => {
-          this.#eventfds.add(poll.add(fd, POLLIN));
-        },
-        addReadable: (fd) => {
-          poll.add(fd, POLLIN);
-        },
-      };
-      sink.addEventfd(this.#options.wakeFd);
-      engine.addPollFds(sink);
+      this.#sink.addEventfd(this.#options.wakeFd);
+      engine.addPollFds(this.#sink);
       if (poll.wait(engine.holding ? HOLD_POLL_MS : IDLE_POLL_MS) > 0) {
         for (const index of this.#eventfds) if (poll.revents(index) !== 0) drainEventfd(poll.fd(index));
       }
