@@ -34,6 +34,7 @@ import {
   VHOST_SET_VRING_KICK,
   VHOST_SET_VRING_NUM,
 } from '../linux/vhost.ts';
+import { sharedBytes } from '../memory/client-memory.ts';
 import {
   type RawMemoryRegion,
   type RingBackend,
@@ -133,6 +134,10 @@ export class VhostNetFile implements DeviceFile {
         return DONE;
       case VHOST_SET_MEM_TABLE:
         await device.setMemTable(request.pid, this.#readMemTable(call));
+        this.#clone.log.debug(`memory table of process ${request.pid}`, {
+          regions: device.memory!.regions.length,
+          sharedBytes: sharedBytes(device.memory!),
+        });
         return DONE;
       case VHOST_SET_LOG_BASE:
       case VHOST_SET_LOG_FD:
@@ -140,6 +145,7 @@ export class VhostNetFile implements DeviceFile {
       case VHOST_NET_SET_BACKEND: {
         const fd = input.readInt32LE(4);
         await device.setBackend(input.readUInt32LE(0), () => this.#backend(request.pid, fd));
+        this.#clone.log.debug(`rings of process ${request.pid}`, device.describe());
         return DONE;
       }
     }

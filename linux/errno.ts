@@ -18,7 +18,6 @@ export const ENODEV = 19;
 export const ENOTDIR = 20;
 export const EISDIR = 21;
 export const EINVAL = 22;
-export const EMFILE = 24;
 export const ENOTTY = 25;
 export const ENOSPC = 28;
 export const ENOSYS = 38;
@@ -29,7 +28,6 @@ export const EOPNOTSUPP = 95;
 export const EADDRNOTAVAIL = 99;
 export const ENOBUFS = 105;
 export const ENOTCONN = 107;
-export const ETIMEDOUT = 110;
 
 const names = new Map<number, string>();
 // Some numbers have two names (EAGAIN and EWOULDBLOCK, EOPNOTSUPP and ENOTSUP): those of this file win.

@@ -407,7 +407,7 @@ export class VhostDevice {
     vring.base = await backend.stopRing(index);
   }
 
-  /** What `show` tells about the rings' set-up. */
+  /** The state for a log: plain data. */
   describe(): { owner: number; features: string[]; rings: { num: number; base: number; running: boolean }[] } {
     return {
       owner: this.#owner,
