@@ -5,6 +5,7 @@ import net from 'node:net';
 import path from 'node:path';
 import { z } from 'zod';
 import type { Log } from '../fuse/log.ts';
+import { makeDirectory } from '../fuse/make-directory.ts';
 import { agingSeconds, interfaceName, logLevel, persistentFlag } from './config.ts';
 import { type Control, ControlError } from './control.ts';
 
@@ -104,7 +105,7 @@ export class ControlServer {
   /** Listens on `socket`. Rejects when another daemon does; a dead daemon's socket is replaced. */
   static async start(socket: string, control: Control, log: Log): Promise<ControlServer> {
     await removeDeadSocket(socket);
-    fs.mkdirSync(path.dirname(socket), { recursive: true });
+    makeDirectory(path.dirname(socket), 'control.socket');
     const server = new ControlServer(control, log);
     await server.#listen(socket);
     return server;

@@ -11,6 +11,7 @@ import path from 'node:path';
 import type { Logger } from 'winston';
 import { FuseConnection } from '../fuse/connection.ts';
 import { DeviceTree } from '../fuse/device-tree.ts';
+import { makeDirectory } from '../fuse/make-directory.ts';
 import { mountFuse, unmount } from '../fuse/mount.ts';
 import { TunDevice } from '../fuse/tun-clone.ts';
 import { TunInterfaces } from '../fuse/tun-interfaces.ts';
@@ -190,7 +191,7 @@ export class Daemon implements Control {
 /** One daemon a mount: holds a lock beside it, which ends with the process however it ends. */
 function lockMount(mountPath: string): number {
   const lockPath = `${path.resolve(mountPath)}.lock`;
-  fs.mkdirSync(path.dirname(lockPath), { recursive: true });
+  makeDirectory(path.dirname(lockPath), 'mount.path');
   const fd = open(lockPath, O_RDWR | O_CREAT, 0o600);
   if (!tryLock(fd)) {
     close(fd);

@@ -9,7 +9,9 @@
 import fs from 'node:fs';
 import path from 'node:path';
 import { VALUE_REQUESTS } from '../fuse/tun-clone.ts';
+import { EBUSY } from '../linux/errno.ts';
 import { close, setCloseOnExec } from '../linux/file.ts';
+import { SystemError } from '../linux/libc.ts';
 import {
   CLONE_NEWNS,
   MNT_DETACH,
@@ -39,12 +41,25 @@ export async function execCommand({ socket, command }: ExecOptions): Promise<nev
   const client = new ControlClient(socket);
   const { mount: tree } = (await client.get('/v1/status')) as Status;
   enterDeviceTree(tree);
-  const listener = notifyIoctls(VALUE_REQUESTS);
+  const listener = watchIoctls();
   await client.post('/v1/exec/listeners', { pid: process.pid, fd: listener });
   close(listener);
   for (const fd of [0, 1, 2]) setCloseOnExec(fd, false);
   process.execve!(file, command, process.env as Record<string, string>);
   throw new Error(`cannot execute ${file}`);
+}
+
+/** Descriptor of a listener for the ioctls that FUSE cannot bring. */
+function watchIoctls(): number {
+  try {
+    return notifyIoctls(VALUE_REQUESTS);
+  } catch (error) {
+    if (!(error instanceof SystemError && error.errno === EBUSY)) throw error;
+    throw new Error(
+      'a supervisor watches the system calls here already (seccomp allows one): run this outside of the other ' +
+        '`ringswitch exec`, or of the sandbox',
+    );
+  }
 }
 
 /** As execvp(3) finds it. */

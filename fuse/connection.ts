@@ -15,6 +15,7 @@ import {
   emitInit,
   emitNotifyPoll,
   emitReply,
+  FUSE_ATOMIC_O_TRUNC,
   FUSE_BIG_WRITES,
   FUSE_KERNEL_VERSION,
   FUSE_MAX_PAGES,
@@ -203,7 +204,8 @@ export class FuseConnection {
       this.#write(emitReply(header.unique, -EIO), 'INIT');
       return;
     }
-    const wanted = (FUSE_BIG_WRITES | FUSE_MAX_PAGES) & flags;
+    // Opening a device with O_TRUNC truncates nothing and is no error.
+    const wanted = (FUSE_ATOMIC_O_TRUNC | FUSE_BIG_WRITES | FUSE_MAX_PAGES) & flags;
     const out = emitInit(wanted, MAX_WRITE, MAX_WRITE / PAGE_BYTES + 1);
     this.#write(emitReply(header.unique, 0, out), 'INIT');
   }

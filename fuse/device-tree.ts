@@ -156,6 +156,16 @@ export class DeviceTree implements FileSystem {
         return emitAttributes(this.#node(request).attributes);
       case Opcode.SETATTR:
         throw new FuseError(EPERM, 'owner and mode of the devices come from the configuration (mount)');
+      case Opcode.CREATE:
+      case Opcode.MKNOD:
+      case Opcode.MKDIR:
+      case Opcode.SYMLINK:
+      case Opcode.LINK:
+      case Opcode.UNLINK:
+      case Opcode.RMDIR:
+      case Opcode.RENAME:
+      case Opcode.RENAME2:
+        throw new FuseError(EPERM, `${opcodeName(opcode)}: the device tree is what it is`);
       case Opcode.OPEN:
         return this.#open(request);
       case Opcode.OPENDIR:

@@ -11,6 +11,7 @@ import { ENOENT } from '../linux/errno.ts';
 import { close, O_NONBLOCK, O_RDWR, open } from '../linux/file.ts';
 import { SystemError } from '../linux/libc.ts';
 import { MNT_DETACH, MNT_FORCE, MS_NODEV, MS_NOSUID, mount, umount } from '../linux/mount.ts';
+import { makeDirectory } from './make-directory.ts';
 
 /** File system type, as /proc/mounts shows it: `fuse.` and the name of the program. */
 const FS_TYPE = 'fuse.ringswitch';
@@ -23,7 +24,7 @@ export interface MountOptions {
 /** Mounts an empty FUSE file system; gives the descriptor of its connection, non-blocking. */
 export function mountFuse({ path: target }: MountOptions): number {
   unmountStale(target);
-  fs.mkdirSync(target, { recursive: true });
+  makeDirectory(path.resolve(target), 'mount.path');
   let fd: number;
   try {
     fd = open('/dev/fuse', O_RDWR | O_NONBLOCK);
@@ -44,14 +45,29 @@ export function mountFuse({ path: target }: MountOptions): number {
 
 /** Whether something of ours, served or dead, is mounted at `target`. Reads /proc/self/mounts only. */
 export function isMounted(target: string): boolean {
-  const wanted = path.resolve(target);
+  const wanted = mountPoint(target);
   return fs
     .readFileSync('/proc/self/mounts', 'utf8')
     .split('\n')
     .some((line) => {
       const [, at, type] = line.split(' ');
-      return type === FS_TYPE && at?.replaceAll('\\040', ' ') === wanted;
+      return type === FS_TYPE && at !== undefined && unescapeOctal(at) === wanted;
     });
+}
+
+/** As /proc/self/mounts has it: without symbolic links on the way. The last part is not looked at: it may be dead. */
+function mountPoint(target: string): string {
+  const { dir, base } = path.parse(path.resolve(target));
+  try {
+    return path.join(fs.realpathSync(dir), base);
+  } catch {
+    return path.join(dir, base); // Nothing is there, and so nothing is mounted there.
+  }
+}
+
+/** proc(5): white space and backslashes stand as octal numbers, as `\040`. */
+function unescapeOctal(field: string): string {
+  return field.replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8)));
 }
 
 /** Takes mounts of ours at `target` away, whoever served them: aborts their connections, then detaches. */

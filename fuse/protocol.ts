@@ -13,6 +13,13 @@ export const Opcode = {
   FORGET: 2,
   GETATTR: 3,
   SETATTR: 4,
+  SYMLINK: 6,
+  MKNOD: 8,
+  MKDIR: 9,
+  UNLINK: 10,
+  RMDIR: 11,
+  RENAME: 12,
+  LINK: 13,
   OPEN: 14,
   READ: 15,
   WRITE: 16,
@@ -24,17 +31,21 @@ export const Opcode = {
   READDIR: 28,
   RELEASEDIR: 29,
   ACCESS: 34,
+  CREATE: 35,
   INTERRUPT: 36,
   DESTROY: 38,
   IOCTL: 39,
   POLL: 40,
   BATCH_FORGET: 42,
+  RENAME2: 45,
 } as const;
 
 const opcodeNames = new Map<number, string>(Object.entries(Opcode).map(([name, number]) => [number, name]));
 export const opcodeName = (opcode: number): string => opcodeNames.get(opcode) ?? `opcode ${opcode}`;
 
 // Flags of INIT.
+/** O_TRUNC comes with OPEN, not as a SETATTR before it. */
+export const FUSE_ATOMIC_O_TRUNC = 1 << 3;
 export const FUSE_BIG_WRITES = 1 << 5;
 export const FUSE_MAX_PAGES = 1 << 22;
 

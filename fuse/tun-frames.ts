@@ -140,13 +140,16 @@ export class TunFrames {
   /** POLL… bits that are ready; with `schedule`, `kh` is notified of the next frame. */
   poll(kh: bigint, schedule: boolean): number {
     // The inbox empties in microseconds; a writer that hits it full is told EAGAIN and finds room at its next try.
-    let revents = POLLOUT | POLLWRNORM;
-    if (this.#queue.outbox.peek() >= 0) revents |= POLLIN | POLLRDNORM;
+    const revents = POLLOUT | POLLWRNORM;
+    const { outbox } = this.#queue;
+    const waiting = outbox.peek() >= 0;
     if (schedule) {
       this.#pollers.add(kh);
-      this.#awaitMail();
+      // What waits is told now. Notified of it too, a caller that does not want it (yet) would poll again at once.
+      if (waiting) outbox.sleep();
+      else this.#awaitMail();
     }
-    return revents;
+    return waiting ? revents | POLLIN | POLLRDNORM : revents;
   }
 
   /** Asks for a signal with the next frame; if one came meanwhile, acts at once. */

@@ -135,11 +135,12 @@ export class DaemonProcess implements AsyncDisposable {
     return (await this.client.post('/v1/ports', { kind: 'tap', name })) as PortStatus;
   }
 
-  /** Ends it with SIGTERM. Rejects unless it exits with 0 and leaves no mount. */
-  async stop(): Promise<void> {
-    this.#program.signal('SIGTERM');
+  /** Ends it with a signal. Rejects unless it exits with 0. */
+  async stop(signal: 'SIGTERM' | 'SIGINT' = 'SIGTERM'): Promise<void> {
+    this.#program.signal(signal);
     await this.#program.waitFor('its end', STOP_TIMEOUT_MS, () => this.#program.end);
-    if (this.#program.end !== 'exited with status 0') throw this.#program.error(`${this.#program.end} after SIGTERM.`);
+    if (this.#program.end !== 'exited with status 0')
+      throw this.#program.error(`${this.#program.end} after ${signal}.`);
   }
 
   /** Ends it with SIGKILL, as a crash would; its mount stays behind. */

@@ -27,6 +27,7 @@ export const EMSGSIZE = 90;
 export const EOPNOTSUPP = 95;
 export const EADDRNOTAVAIL = 99;
 export const ENOBUFS = 105;
+export const ECONNABORTED = 103;
 export const ENOTCONN = 107;
 
 const names = new Map<number, string>();

@@ -8,9 +8,9 @@
  *     queue.release ◄── frames done with
  *     queue.flush   ◄── at the end of the breath, once
  *
- * A frame for a port that has no buffers *yet* stays in its sender's ring, and the frames behind it: for HOLD_MS at the
- * most, so that a receiver that is only slow loses nothing and a dead one blocks nobody for long. Flooded frames never
- * wait.
+ * A frame for a queue that has no buffers *yet* stays in its sender's ring, and the frames behind it: for HOLD_MS at the
+ * most, so that a receiver that is only slow loses nothing. For a queue that has taken nothing for HOLD_MS no frame waits,
+ * so that a dead one blocks nobody for long. Flooded frames never wait.
  *
  * Runs on the lane's thread; time is told to it. Hot: allocates nothing per frame.
  */
@@ -38,6 +38,7 @@ export const HOLD_MS = 5;
 /** Learned addresses looked at for aging, per tick. */
 const AGING_BUDGET = 4096;
 const NOT_STALLED = -1;
+const NOT_HELD = -1;
 /** I/G bit of the first byte of a MAC address (IEEE 802 §8.2): group addresses. */
 const GROUP_BIT = 0x0100;
 
@@ -45,8 +46,8 @@ interface Source {
   port: Port;
   queue: PortQueue;
   malformed: number;
-  /** Its next frame waits for a receiver. */
-  held: boolean;
+  /** Since when its next frame waits for a receiver, in ms; NOT_HELD when it does not. */
+  heldSince: number;
 }
 
 export class Engine {
@@ -121,7 +122,7 @@ export class Engine {
       port.refreshQueues();
       for (const queue of port.queues) {
         if (!queue) continue;
-        this.#sources.push(known.get(queue) ?? { port, queue, malformed: queue.malformed, held: false });
+        this.#sources.push(known.get(queue) ?? { port, queue, malformed: queue.malformed, heldSince: NOT_HELD });
       }
     }
   }
@@ -149,13 +150,16 @@ export class Engine {
         moved++;
       }
       if (received === 0) {
-        source.held = false;
+        source.heldSince = NOT_HELD;
         continue;
       }
-      const done = this.#forward(port, batch);
+      const done = this.#forward(source, batch);
       queue.release(done);
-      source.held = done < received;
-      if (source.held) this.#holding = true;
+      if (done === received) source.heldSince = NOT_HELD;
+      else {
+        this.#holding = true;
+        if (done > 0 || source.heldSince === NOT_HELD) source.heldSince = this.#nowMs;
+      }
       moved += done;
     }
     if (moved > 0) for (const { queue } of this.#sources) queue.flush();
@@ -163,35 +167,12 @@ export class Engine {
   }
 
   /** Hands the frames of a batch on. Gives how many are done with; fewer than all when one must wait. */
-  #forward(from: Port, batch: FrameBatch): number {
-    const { headers } = batch;
-    const { counters } = from;
+  #forward(source: Source, batch: FrameBatch): number {
+    const { counters } = source.port;
     const frames = batch.count;
     let bytes = 0;
     let i = 0;
-    for (; i < frames; i++) {
-      if (!from.linkUp) {
-        count(counters, RX_DROP_LINK_DOWN, 1);
-        continue;
-      }
-      if ((batch.flags[i]! | batch.gsoType[i]!) !== 0 && !sanitizeOffloads(batch, i)) {
-        count(counters, RX_DROP_BAD_OFFLOAD, 1);
-        continue;
-      }
-      const at = batch.headerOffset(i);
-      const toHigh = (headers[at]! << 8) | headers[at + 1]!;
-      const toLow = (headers[at + 2]! << 24) | (headers[at + 3]! << 16) | (headers[at + 4]! << 8) | headers[at + 5]!;
-      const fromHigh = (headers[at + 6]! << 8) | headers[at + 7]!;
-      const fromLow =
-        (headers[at + 8]! << 24) | (headers[at + 9]! << 16) | (headers[at + 10]! << 8) | headers[at + 11]!;
-      this.table.learn(fromHigh, fromLow, from.id, this.#nowSeconds);
-      const to = (toHigh & GROUP_BIT) !== 0 ? -1 : this.table.lookup(toHigh, toLow, this.#nowSeconds);
-      if (to === from.id) count(counters, RX_DROP_OWN_PORT, 1);
-      else if (to >= 0) {
-        if (!this.#unicast(from, this.#byId[to]!, batch, i)) break;
-      } else this.#flood(from, batch, i);
-      bytes += batch.length[i]!;
-    }
+    for (; i < frames && this.#forwardFrame(source, batch, i); i++) bytes += batch.length[i]!;
     if (i > 0) {
       count(counters, RX_FRAMES, i);
       count(counters, RX_BYTES, bytes);
@@ -199,19 +180,45 @@ export class Engine {
     return i;
   }
 
-  /** False: the port has no buffers yet, the frame shall wait. */
-  #unicast(from: Port, to: Port, batch: FrameBatch, i: number): boolean {
-    const result = this.#transmit(to, batch, i);
-    if (result === TRANSMITTED) {
-      to.stalledSince = NOT_STALLED;
+  /** False: the frame shall wait. */
+  #forwardFrame(source: Source, batch: FrameBatch, i: number): boolean {
+    const from = source.port;
+    const { headers } = batch;
+    if (!from.linkUp) {
+      count(from.counters, RX_DROP_LINK_DOWN, 1);
       return true;
     }
-    if (result === TX_DROP_NO_BUFFERS) {
-      if (to.stalledSince === NOT_STALLED) to.stalledSince = this.#nowMs;
-      if (this.#nowMs - to.stalledSince < HOLD_MS) return false;
+    if ((batch.flags[i]! | batch.gsoType[i]!) !== 0 && !sanitizeOffloads(batch, i)) {
+      count(from.counters, RX_DROP_BAD_OFFLOAD, 1);
+      return true;
     }
-    this.#drop(from, to, result);
+    const at = batch.headerOffset(i);
+    const toHigh = (headers[at]! << 8) | headers[at + 1]!;
+    const toLow = (headers[at + 2]! << 24) | (headers[at + 3]! << 16) | (headers[at + 4]! << 8) | headers[at + 5]!;
+    const fromHigh = (headers[at + 6]! << 8) | headers[at + 7]!;
+    const fromLow = (headers[at + 8]! << 24) | (headers[at + 9]! << 16) | (headers[at + 10]! << 8) | headers[at + 11]!;
+    this.table.learn(fromHigh, fromLow, from.id, this.#nowSeconds);
+    const to = (toHigh & GROUP_BIT) !== 0 ? -1 : this.table.lookup(toHigh, toLow, this.#nowSeconds);
+    if (to >= 0 && to !== from.id) return this.#unicast(source, this.#byId[to]!, batch, i);
+    if (to === from.id) count(from.counters, RX_DROP_OWN_PORT, 1);
+    else this.#flood(from, batch, i);
     return true;
+  }
+
+  /** False: the port has no buffers yet, the frame shall wait. */
+  #unicast(source: Source, to: Port, batch: FrameBatch, i: number): boolean {
+    const result = this.#transmit(to, batch, i);
+    if (result === TRANSMITTED) return true;
+    if (result === TX_DROP_NO_BUFFERS && this.#mayWait(source, this.#queueFor(to, batch, i)!, i)) return false;
+    this.#drop(source.port, to, result);
+    return true;
+  }
+
+  /** Neither a frame at the head of its ring nor a queue without buffers has used up HOLD_MS. */
+  #mayWait(source: Source, queue: PortQueue, i: number): boolean {
+    if (queue.stalledSince === NOT_STALLED) queue.stalledSince = this.#nowMs;
+    if (this.#nowMs - queue.stalledSince >= HOLD_MS) return false;
+    return i > 0 || source.heldSince === NOT_HELD || this.#nowMs - source.heldSince < HOLD_MS;
   }
 
   /** A lie in the offload fields is the sender's; everything else is the receiver's loss. */
@@ -220,27 +227,36 @@ export class Engine {
   }
 
   #flood(from: Port, batch: FrameBatch, i: number): void {
+    let lies = false;
     for (const to of this.#portList) {
       if (to === from) continue;
       const result = this.#transmit(to, batch, i);
-      if (result !== TRANSMITTED) this.#drop(from, to, result);
+      if (result === RX_DROP_BAD_OFFLOAD) lies = true;
+      else if (result !== TRANSMITTED) this.#drop(from, to, result);
     }
+    // One frame, one drop, however many ports found it out.
+    if (lies) count(from.counters, RX_DROP_BAD_OFFLOAD, 1);
   }
 
   /** Offers a frame to a port, with its offloads done in software where the port did not negotiate them. */
   #transmit(to: Port, batch: FrameBatch, i: number): number {
     if (!to.linkUp) return TX_DROP_LINK_DOWN;
-    const queue = to.readyQueues < 2 ? to.queueFor(0) : to.queueFor(this.#hash(batch, i));
+    const queue = this.#queueFor(to, batch, i);
     if (queue === undefined) return TX_DROP_LINK_DOWN;
     if ((batch.flags[i]! | batch.gsoType[i]!) !== 0 && (requiredOffloads(batch, i) & ~to.offloads) !== 0) {
       return this.#transmitAdapted(to, queue, batch, i);
     }
     const result = queue.transmit(batch, i);
     if (result === TRANSMITTED) {
+      queue.stalledSince = NOT_STALLED;
       count(to.counters, TX_FRAMES, 1);
       count(to.counters, TX_BYTES, batch.length[i]!);
     }
     return result;
+  }
+
+  #queueFor(to: Port, batch: FrameBatch, i: number): PortQueue | undefined {
+    return to.readyQueues < 2 ? to.queueFor(0) : to.queueFor(this.#hash(batch, i));
   }
 
   #hash(batch: FrameBatch, i: number): number {
@@ -256,6 +272,7 @@ export class Engine {
       const result = queue.transmit(adapter.batch, 0);
       if (result === TRANSMITTED) {
         sent++;
+        queue.stalledSince = NOT_STALLED;
         count(to.counters, TX_FRAMES, 1);
         count(to.counters, TX_BYTES, adapter.batch.length[0]!);
       } else {
@@ -276,8 +293,10 @@ export class Engine {
   /** The lane is about to sleep. True: something came meanwhile, breathe instead. */
   enableNotification(): boolean {
     let more = false;
-    for (const { queue, port, held } of this.#sources) {
-      if (queue.enableNotification(held, port.stalledSince !== NOT_STALLED)) more = true;
+    for (const { queue, heldSince } of this.#sources) {
+      // Where no frame waits, buffers are no news: a few that are too few for the last frame would keep the lane awake.
+      const stalled = this.#holding && queue.stalledSince !== NOT_STALLED;
+      if (queue.enableNotification(heldSince !== NOT_HELD, stalled)) more = true;
     }
     return more;
   }

@@ -6,7 +6,8 @@
  *
  * While vhost serves a direction, its ring is used; otherwise frames cross between the lane and the main thread, which
  * answers the file's reads and writes, in two frame rings. A record there is a virtio-net header of 12 bytes, then
- * the frame.
+ * the frame. A client may write to the file while vhost serves its ring (QEMU announces a migrated guest so): that goes
+ * out first.
  */
 import { signalEventfd } from '../linux/eventfd.ts';
 import { memcpy } from '../linux/mman.ts';
@@ -39,13 +40,15 @@ export class GuestQueue implements PortQueue {
   tx: SplitVirtqueue | null = null;
   /** The client has attached the queue (TUNSETQUEUE). */
   attached = true;
+  stalledSince = -1;
   onBroken: (index: number, error: RingError) => void = () => {};
 
   readonly #inbox: FrameRing;
   readonly #outbox: FrameRing;
   readonly #mailFd: number;
   #mailSignal = false;
-  /** Head of the inbox at the last receive. */
+  /** The last receive was from the inbox, whose head stood here. */
+  #fromInbox = false;
   #mark = 0;
   /** Malformed frames of rings that are gone. */
   #malformedBefore = 0;
@@ -66,7 +69,7 @@ export class GuestQueue implements PortQueue {
     return this.#malformedBefore + (this.tx?.malformed ?? 0);
   }
 
-  /** Puts a ring in place (0 receive, 1 transmit), or takes it away with null. What waits in the file is dropped. */
+  /** Puts a ring in place (0 receive, 1 transmit), or takes it away with null. What waits in the file stays there. */
   setRing(index: number, ring: SplitVirtqueue | null): void {
     if (index === 0) {
       this.rx = ring;
@@ -81,15 +84,15 @@ export class GuestQueue implements PortQueue {
   }
 
   receive(batch: FrameBatch): number {
-    if (this.tx !== null) {
-      const received = this.tx.receive(batch);
-      if (this.tx.error !== null && !this.#txBroken) {
-        this.#txBroken = true;
-        this.onBroken(1, this.tx.error);
-      }
-      return received;
+    const { tx } = this;
+    this.#fromInbox = tx === null || this.#inbox.peek() >= 0;
+    if (tx === null || this.#fromInbox) return this.#receiveMail(batch);
+    const received = tx.receive(batch);
+    if (tx.error !== null && !this.#txBroken) {
+      this.#txBroken = true;
+      this.onBroken(1, tx.error);
     }
-    return this.#receiveMail(batch);
+    return received;
   }
 
   #receiveMail(batch: FrameBatch): number {
@@ -109,8 +112,8 @@ export class GuestQueue implements PortQueue {
   }
 
   release(count: number): void {
-    if (this.tx !== null) {
-      this.tx.release(count);
+    if (!this.#fromInbox) {
+      this.tx?.release(count);
       return;
     }
     this.#inbox.rewind(this.#mark);
@@ -162,7 +165,7 @@ export class GuestQueue implements PortQueue {
     let more = false;
     if (stalled && this.rx?.enableNotification() === true) more = true;
     if (held) return more;
-    if (this.tx !== null) return this.tx.enableNotification() || more;
+    if (this.tx?.enableNotification() === true) more = true;
     return !this.#inbox.sleep() || more;
   }
 

@@ -121,7 +121,7 @@ export class Lane {
         continue;
       }
       runCommands();
-      if (time - idleSince < spinMs) continue;
+      if (this.#stopped || time - idleSince < spinMs) continue;
       this.#sleep();
       idleSince = now();
     }
@@ -164,7 +164,10 @@ export class Lane {
     const port = new Port(id, name, counters);
     port.offloads = offloads;
     const queue = new TapQueue(fd);
-    queue.onGone = () => this.#emit({ event: 'tap-gone', port: id });
+    queue.onGone = () => {
+      this.#engine.refreshPorts();
+      this.#emit({ event: 'tap-gone', port: id });
+    };
     port.queues[0] = queue;
     this.#engine.addPort(port);
   }

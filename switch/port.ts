@@ -34,6 +34,8 @@ export interface PortQueue {
   readonly ready: boolean;
   /** Frames that it took from the port and threw away as malformed, ever. */
   readonly malformed: number;
+  /** When the queue first had no buffers since it last took a frame, in ms; -1 when it has not run out. The engine's. */
+  stalledSince: number;
   /** The lane polls: no wake-ups, please. */
   disableNotification(): void;
   /**
@@ -53,8 +55,6 @@ export class Port {
   /** TUN_F_… offloads that frames for this port may carry. */
   offloads = 0;
   linkUp = true;
-  /** When the port first had no buffers since it last took a frame, in ms; -1 when it has not run out. */
-  stalledSince = -1;
   #ready: PortQueue[] = [];
 
   constructor(id: number, name: string, counters: PortCounters = newCounters()) {

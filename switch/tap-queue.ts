@@ -27,6 +27,7 @@ const IOVEC_WORDS = 2;
 
 export class TapQueue implements PortQueue {
   malformed = 0;
+  stalledSince = -1;
   /** The interface was deleted under us. */
   gone = false;
   onGone: () => void = () => {};

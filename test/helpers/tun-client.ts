@@ -2,10 +2,11 @@
  * A client of a tun clone that reads and writes its frames itself, as programs do that know no vhost.
  * Its calls are synchronous, so the daemon must be another process.
  */
-import { errnoName } from '../../linux/errno.ts';
+import { ECONNABORTED, ENOTCONN, errnoName } from '../../linux/errno.ts';
 import { close, O_NONBLOCK, O_RDWR, open, tryRead, tryWrite } from '../../linux/file.ts';
 import { IFF_NO_PI, IFF_TAP, ifreq, ifreqName, TUNSETIFF, TUNSETVNETHDRSZ } from '../../linux/if-tun.ts';
 import { ioctl } from '../../linux/ioctl.ts';
+import { SystemError } from '../../linux/libc.ts';
 import { POLLIN, PollSet } from '../../linux/poll.ts';
 import { frameBytes } from './frame-bytes.ts';
 
@@ -82,7 +83,12 @@ export class TunClient implements Disposable {
   close(): void {
     if (!this.#open) return;
     this.#open = false;
-    close(this.fd);
+    try {
+      close(this.fd);
+    } catch (error) {
+      // The daemon has died and hears no FLUSH; the descriptor is closed all the same.
+      if (!(error instanceof SystemError && [ENOTCONN, ECONNABORTED].includes(error.errno))) throw error;
+    }
   }
 
   [Symbol.dispose](): void {

@@ -17,6 +17,7 @@ import {
   VHOST_SET_VRING_ADDR,
   VHOST_SET_VRING_BASE,
   VHOST_SET_VRING_CALL,
+  VHOST_SET_VRING_ERR,
   VHOST_SET_VRING_KICK,
   VHOST_SET_VRING_NUM,
   VHOST_VRING_ADDR_BYTES,
@@ -36,28 +37,69 @@ export interface VhostClientOptions {
   name: string;
   /** Shared memory, in bytes. */
   memoryBytes?: number;
+  /** A memfd of that size to share, rather than one of its own. It stays the caller's. */
+  memoryFd?: number;
+  features?: bigint;
+  /** Where the receive and the transmit ring lie in the memory. */
+  rings?: RingPlace[];
+  /** Called before each request: where it stands on the way. */
+  onStep?: (request: string) => void;
 }
+
+/** Offsets in the memory, in bytes, and entries. */
+export interface RingPlace {
+  num: number;
+  desc: number;
+  avail: number;
+  used: number;
+}
+
+/** The eventfds of a ring. */
+interface RingFds {
+  kick: number;
+  call: number;
+  err: number;
+}
+
+const defaultPlace = (index: number): RingPlace => ({
+  num: RING_ENTRIES,
+  desc: index * RING_BYTES,
+  avail: index * RING_BYTES + AVAIL_OFFSET,
+  used: index * RING_BYTES + USED_OFFSET,
+});
 
 export class VhostClient {
   readonly tun: number;
   readonly vhost: number;
-  readonly #fds: number[] = [];
+  /** By ring. */
+  readonly fds: RingFds[] = [];
   readonly #memory: number;
   readonly #memoryBytes: number;
+  readonly #onStep: (request: string) => void;
 
   /** Attaches and starts both rings. */
-  constructor({ tun, vhostNet, name, memoryBytes = 1 << 20 }: VhostClientOptions) {
+  constructor({ tun, vhostNet, name, memoryBytes = 1 << 20, ...options }: VhostClientOptions) {
+    const { memoryFd, features = FEATURES, rings = [defaultPlace(0), defaultPlace(1)], onStep = () => {} } = options;
+    this.#onStep = onStep;
+    onStep('open tun');
     this.tun = open(tun, O_RDWR);
-    ioctl(this.tun, TUNSETIFF, ifreq(name, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR), 'TUNSETIFF');
+    this.#ioctl(this.tun, 'TUNSETIFF', TUNSETIFF, ifreq(name, IFF_TAP | IFF_NO_PI | IFF_VNET_HDR));
+    onStep('open vhost-net');
     this.vhost = open(vhostNet, O_RDWR);
     this.#memoryBytes = memoryBytes;
-    const file = memfd('vhost-client', memoryBytes);
-    this.#memory = mmap({ length: memoryBytes, prot: PROT_READ | PROT_WRITE, flags: MAP_SHARED, fd: file });
-    close(file);
+    const fd = memoryFd ?? memfd('vhost-client', memoryBytes);
+    this.#memory = mmap({ length: memoryBytes, prot: PROT_READ | PROT_WRITE, flags: MAP_SHARED, fd });
+    if (memoryFd === undefined) close(fd);
+    onStep('VHOST_SET_OWNER');
     ioctlValue(this.vhost, VHOST_SET_OWNER, 0, 'VHOST_SET_OWNER');
-    ioctl(this.vhost, VHOST_SET_FEATURES, new BigUint64Array([FEATURES]), 'VHOST_SET_FEATURES');
+    this.#ioctl(this.vhost, 'VHOST_SET_FEATURES', VHOST_SET_FEATURES, new BigUint64Array([features]));
     this.#setMemTable();
-    for (const index of [0, 1]) this.#startRing(index);
+    for (const [index, place] of rings.entries()) this.#startRing(index, place);
+  }
+
+  #ioctl(fd: number, name: string, request: number, argument: ArrayBufferView): void {
+    this.#onStep(name);
+    ioctl(fd, request, argument, name);
   }
 
   #setMemTable(): void {
@@ -65,36 +107,37 @@ export class VhostClient {
     table.writeUInt32LE(1, 0);
     table.writeBigUInt64LE(BigInt(this.#memoryBytes), VHOST_MEMORY_BYTES + 8);
     table.writeBigUInt64LE(BigInt(this.#memory), VHOST_MEMORY_BYTES + 16);
-    ioctl(this.vhost, VHOST_SET_MEM_TABLE, table, 'VHOST_SET_MEM_TABLE');
+    this.#ioctl(this.vhost, 'VHOST_SET_MEM_TABLE', VHOST_SET_MEM_TABLE, table);
   }
 
-  #startRing(index: number): void {
+  #startRing(index: number, { num, desc, avail, used }: RingPlace): void {
+    const { vhost } = this;
     const state = (value: number): Uint32Array => Uint32Array.of(index, value);
-    const [kick, call] = [eventfd(), eventfd()];
-    this.#fds.push(kick, call);
-    const base = BigInt(this.#memory + index * RING_BYTES);
+    const [kick, call, err] = [eventfd(), eventfd(), eventfd()];
+    this.fds.push({ kick, call, err });
     const addr = Buffer.alloc(VHOST_VRING_ADDR_BYTES);
     addr.writeUInt32LE(index, 0);
-    addr.writeBigUInt64LE(base, 8);
-    addr.writeBigUInt64LE(base + BigInt(USED_OFFSET), 16);
-    addr.writeBigUInt64LE(base + BigInt(AVAIL_OFFSET), 24);
-    ioctl(this.vhost, VHOST_SET_VRING_NUM, state(RING_ENTRIES), 'VHOST_SET_VRING_NUM');
-    ioctl(this.vhost, VHOST_SET_VRING_BASE, state(0), 'VHOST_SET_VRING_BASE');
-    ioctl(this.vhost, VHOST_SET_VRING_ADDR, addr, 'VHOST_SET_VRING_ADDR');
-    ioctl(this.vhost, VHOST_SET_VRING_KICK, state(kick), 'VHOST_SET_VRING_KICK');
-    ioctl(this.vhost, VHOST_SET_VRING_CALL, state(call), 'VHOST_SET_VRING_CALL');
+    addr.writeBigUInt64LE(BigInt(this.#memory + desc), 8);
+    addr.writeBigUInt64LE(BigInt(this.#memory + used), 16);
+    addr.writeBigUInt64LE(BigInt(this.#memory + avail), 24);
+    this.#ioctl(vhost, 'VHOST_SET_VRING_NUM', VHOST_SET_VRING_NUM, state(num));
+    this.#ioctl(vhost, 'VHOST_SET_VRING_BASE', VHOST_SET_VRING_BASE, state(0));
+    this.#ioctl(vhost, 'VHOST_SET_VRING_ADDR', VHOST_SET_VRING_ADDR, addr);
+    this.#ioctl(vhost, 'VHOST_SET_VRING_KICK', VHOST_SET_VRING_KICK, state(kick));
+    this.#ioctl(vhost, 'VHOST_SET_VRING_CALL', VHOST_SET_VRING_CALL, state(call));
+    this.#ioctl(vhost, 'VHOST_SET_VRING_ERR', VHOST_SET_VRING_ERR, state(err));
     this.setBackend(index, this.tun);
   }
 
   /** VHOST_NET_SET_BACKEND; -1 stops the ring. */
   setBackend(index: number, fd: number): void {
-    ioctl(this.vhost, VHOST_NET_SET_BACKEND, Int32Array.of(index, fd), 'VHOST_NET_SET_BACKEND');
+    this.#ioctl(this.vhost, 'VHOST_NET_SET_BACKEND', VHOST_NET_SET_BACKEND, Int32Array.of(index, fd));
   }
 
   /** Closes everything; `first` is closed before the others. */
   close(first: 'tun' | 'vhost' = 'vhost'): void {
     const files = first === 'tun' ? [this.tun, this.vhost] : [this.vhost, this.tun];
-    for (const fd of [...files, ...this.#fds]) close(fd);
+    for (const fd of [...files, ...this.fds.flatMap(Object.values)]) close(fd);
     munmap(this.#memory, this.#memoryBytes);
   }
 }
