@@ -277,8 +277,8 @@ describe('Engine', () => {
 
     it('rx_drop_malformed: counted once, however often ports come and go', () => {
       queue(A).malformed = 3;
-      engine.breathe();
       engine.refreshPorts();
+      engine.breathe();
       addPort(9);
       engine.breathe();
       assert.deepEqual(counted(A), { rx_drop_malformed: 3 });
@@ -464,6 +464,21 @@ describe('Engine', () => {
       assert.equal(engine.breathe(), 3);
       assert.equal(counted(B).tx_drop_no_buffers, 1);
       assert.equal(taken(C).length, 1);
+    });
+
+    it('starts anew for the frame behind a dropped one, for another receiver', () => {
+      queue(C).buffers = 0;
+      put(A, ethernet(B, A), ethernet(C, A));
+      engine.breathe();
+      advance(HOLD_MS);
+      assert.equal(engine.breathe(), 1);
+      assert.deepEqual(counted(B), { tx_drop_no_buffers: 1 });
+      assert.deepEqual(counted(C), {});
+      advance(HOLD_MS - 1);
+      assert.equal(engine.breathe(), 0);
+      advance(1);
+      assert.equal(engine.breathe(), 1);
+      assert.deepEqual(counted(C), { tx_drop_no_buffers: 1 });
     });
 
     it('ends when the link of the receiver or the sender goes down', () => {
