@@ -35,6 +35,14 @@ export interface ExecOptions {
   command: string[];
 }
 
+/** The command is not to be found: main exits with 127, as a shell and env(1) do. */
+export class NoSuchProgramError extends Error {
+  constructor(message: string) {
+    super(message);
+    this.name = 'NoSuchProgramError';
+  }
+}
+
 /** Does not return: the process becomes the command. Rejects when something on the way fails. */
 export async function execCommand({ socket, command }: ExecOptions): Promise<never> {
   const file = findProgram(command[0]!);
@@ -77,7 +85,7 @@ function findProgram(name: string): string {
       // Not there: the next one.
     }
   }
-  throw new Error(`${name}: no such program in ${name.includes('/') ? 'that place' : 'PATH'}`);
+  throw new NoSuchProgramError(`${name}: no such program in ${name.includes('/') ? 'that place' : 'PATH'}`);
 }
 
 /** Gives this process, and nobody else, a /dev with the clones of the mounted `tree` in it. */

@@ -19,6 +19,8 @@ import { formatFdb, formatMemory, formatPorts, formatRings, formatStatus } from 
 
 const EXIT_FAILURE = 1;
 const EXIT_USAGE = 2;
+/** By the error's name: its class is imported only by the command that throws it. */
+const EXIT_BY_ERROR: Record<string, number> = { ConfigError: EXIT_USAGE, NoSuchProgramError: 127 };
 
 const program = new Command('ringswitch')
   .description('A user-space Ethernet switch for virtual machines')
@@ -162,5 +164,5 @@ try {
       .map((line) => `ringswitch: ${line}`)
       .join('\n')}\n`,
   );
-  process.exit((error as Error).name === 'ConfigError' ? EXIT_USAGE : EXIT_FAILURE);
+  process.exit(EXIT_BY_ERROR[(error as Error).name] ?? EXIT_FAILURE);
 }

@@ -180,7 +180,7 @@ describe('ringswitch exec', function () {
       ['/usr', '/usr: no such program in that place'],
     ] as const) {
       const { end, stderr } = await ended([...daemon.exec, command]);
-      assert.equal(end, 'exited with status 1');
+      assert.equal(end, 'exited with status 127');
       assert.equal(stderr, `ringswitch: ${message}\n`);
     }
     assert.deepEqual(staged(), []);
