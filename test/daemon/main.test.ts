@@ -160,7 +160,7 @@ describe('the command line', function () {
       assert.match(stderr, /nowhere\.sock/);
     }
     const { status, stderr } = await ringswitch(['exec', '--socket', socket, 'no-such-program', '--version']);
-    assert.deepEqual([status, stderr], [1, 'ringswitch: no-such-program: no such program in PATH\n']);
+    assert.deepEqual([status, stderr], [127, 'ringswitch: no-such-program: no such program in PATH\n']);
   });
 
   describe('as daemon', () => {
