@@ -69,6 +69,11 @@ export class GuestQueue implements PortQueue {
     return this.#malformedBefore + (this.tx?.malformed ?? 0);
   }
 
+  /** The ring that runs in a direction (0 receive, 1 transmit), or null. */
+  ring(index: number): SplitVirtqueue | null {
+    return index === 0 ? this.rx : this.tx;
+  }
+
   /** Puts a ring in place (0 receive, 1 transmit), or takes it away with null. What waits in the file stays there. */
   setRing(index: number, ring: SplitVirtqueue | null): void {
     if (index === 0) {

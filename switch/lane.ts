@@ -226,18 +226,16 @@ export class Lane {
   /** Stops a ring; gives its base. Nothing touches its memory after that. */
   stopRing(id: number, index: number, ring: number): number {
     const queue = this.#guestQueue(id, index);
-    const virtqueue = ring === 0 ? queue.rx : queue.tx;
+    const virtqueue = queue.ring(ring);
     if (!virtqueue) throw new Error(`ring ${ring} of queue ${index} of port ${id} does not run`);
     virtqueue.flush();
-    queue.setRing(ring, null);
-    this.#release(this.#running.get(virtqueue)!.table);
-    this.#running.delete(virtqueue);
+    this.#dropRing(queue, ring, virtqueue);
     return virtqueue.base;
   }
 
   ringBase(id: number, index: number, ring: number): number {
     const queue = this.#guestQueue(id, index);
-    return (ring === 0 ? queue.rx : queue.tx)?.base ?? 0;
+    return queue.ring(ring)?.base ?? 0;
   }
 
   /** Goes over to another memory table with all running rings of a queue, or with none (RingUnmappedError). */
@@ -267,7 +265,7 @@ export class Lane {
   /** Exchanges the eventfds of a running ring. */
   setRingFds(id: number, index: number, ring: number, fds: { kick: number; call: number; err: number }): void {
     const queue = this.#guestQueue(id, index);
-    const virtqueue = ring === 0 ? queue.rx : queue.tx;
+    const virtqueue = queue.ring(ring);
     if (!virtqueue) return;
     virtqueue.kick = fds.kick;
     virtqueue.call = fds.call;
@@ -316,11 +314,15 @@ export class Lane {
 
   #stopRings(queue: GuestQueue): void {
     for (const [index, ring] of [queue.rx, queue.tx].entries()) {
-      if (!ring) continue;
-      queue.setRing(index, null);
-      this.#release(this.#running.get(ring)!.table);
-      this.#running.delete(ring);
+      if (ring) this.#dropRing(queue, index, ring);
     }
+  }
+
+  /** Takes a ring out of its queue, and lets go of its memory. */
+  #dropRing(queue: GuestQueue, index: number, ring: SplitVirtqueue): void {
+    queue.setRing(index, null);
+    this.#release(this.#running.get(ring)!.table);
+    this.#running.delete(ring);
   }
 
   #acquire(table: MemoryTable): GuestMemory {

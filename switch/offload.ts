@@ -8,7 +8,7 @@
 import { TUN_F_CSUM, TUN_F_TSO_ECN, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4, TUN_F_USO6 } from '../linux/if-tun.ts';
 import { addressOf } from '../linux/libc.ts';
 import { FrameBatch, HEADER_BYTES, MAX_FRAME_BYTES } from '../memory/frame-batch.ts';
-import { clearNetHeader } from '../vhost/net-header.ts';
+import { CSUM_BYTES, clearNetHeader } from '../vhost/net-header.ts';
 import {
   VIRTIO_NET_HDR_F_NEEDS_CSUM,
   VIRTIO_NET_HDR_GSO_ECN,
@@ -21,7 +21,8 @@ import { completePartialChecksum } from './checksum.ts';
 import { ETHERNET_TYPE, ETHERTYPE_CTAG, ETHERTYPE_IPV6, ETHERTYPE_STAG, VLAN_TAG_LENGTH } from './header-fields.ts';
 import { Segmenter } from './segmentation.ts';
 
-const CSUM_BYTES = 2;
+/** The EtherType of a frame or behind a VLAN tag. */
+const ETHERTYPE_BYTES = 2;
 
 /**
  * Checks the offload fields of frame `i` against the frame, and takes away what only a receiver may say
@@ -65,7 +66,7 @@ export function requiredOffloads(batch: FrameBatch, i: number): number {
 function isIpv6(batch: FrameBatch, i: number): boolean {
   const { headers } = batch;
   let at = batch.headerOffset(i) + ETHERNET_TYPE;
-  const end = batch.headerOffset(i) + Math.min(batch.length[i]!, HEADER_BYTES) - CSUM_BYTES;
+  const end = batch.headerOffset(i) + Math.min(batch.length[i]!, HEADER_BYTES) - ETHERTYPE_BYTES;
   let type = (headers[at]! << 8) | headers[at + 1]!;
   while ((type === ETHERTYPE_CTAG || type === ETHERTYPE_STAG) && at + VLAN_TAG_LENGTH <= end) {
     at += VLAN_TAG_LENGTH;

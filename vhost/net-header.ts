@@ -18,7 +18,8 @@ import {
   VIRTIO_NET_HDR_MRG_RXBUF_BYTES,
 } from './virtio.ts';
 
-const CSUM_BYTES = 2;
+/** A checksum field of TCP, UDP or IPv4. */
+export const CSUM_BYTES = 2;
 
 /** A virtio-net header by its fields. */
 export interface NetHeader {

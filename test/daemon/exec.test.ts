@@ -8,6 +8,7 @@ import { DaemonProcess, RINGSWITCH } from '../../lab/daemon.ts';
 import { NetworkNamespace } from '../../lab/namespace.ts';
 import { Program, run } from '../../lab/program.ts';
 import { IFF_TAP, TUN_F_CSUM, TUN_F_TSO4, TUNGETFEATURES, TUNSETOFFLOAD, TUNSETPERSIST } from '../../linux/if-tun.ts';
+import { withDaemon } from '../helpers/daemon-fixture.ts';
 import { RemoteCalls } from '../helpers/remote-calls.ts';
 
 const END_MS = 10_000;
@@ -18,16 +19,8 @@ describe('ringswitch exec', function () {
   this.timeout(20_000);
   let daemon: DaemonProcess;
 
-  before(async () => {
-    daemon = await DaemonProcess.start();
-  });
-
-  after(async () => {
-    try {
-      await daemon?.stop();
-    } finally {
-      await daemon?.dispose();
-    }
+  withDaemon((started) => {
+    daemon = started;
   });
 
   const exec = (...command: string[]): Promise<string> => run([...daemon.exec, ...command]);

@@ -4,7 +4,7 @@ import fs from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { RingRow } from '../../daemon/control.ts';
-import { DaemonProcess, RINGSWITCH } from '../../lab/daemon.ts';
+import { type DaemonProcess, RINGSWITCH } from '../../lab/daemon.ts';
 import { Program, run } from '../../lab/program.ts';
 import { eventfd } from '../../linux/eventfd.ts';
 import { close, O_RDWR, open } from '../../linux/file.ts';
@@ -17,6 +17,7 @@ import {
   VHOST_SET_VRING_ERR,
   VHOST_SET_VRING_KICK,
 } from '../../linux/vhost.ts';
+import { withDaemon } from '../helpers/daemon-fixture.ts';
 import { descriptorsOf } from '../helpers/descriptors.ts';
 import { F_INDIRECT, F_NEXT, F_WRITE } from '../helpers/split-driver.ts';
 import { broadcastFrame, TunClient } from '../helpers/tun-client.ts';
@@ -37,16 +38,8 @@ describe('a hostile client', function () {
   this.timeout(60_000);
   let daemon: DaemonProcess;
 
-  before(async () => {
-    daemon = await DaemonProcess.start();
-  });
-
-  after(async () => {
-    try {
-      await daemon?.stop();
-    } finally {
-      await daemon?.dispose();
-    }
+  withDaemon((started) => {
+    daemon = started;
   });
 
   const guest = (name: string): VhostGuest => new VhostGuest({ tun: daemon.tun, vhostNet: daemon.vhostNet, name });

@@ -1,6 +1,7 @@
 /** Our clones give the answers that the kernel gives, but for the differences that the cases name. */
-import { DaemonProcess } from '../../lab/daemon.ts';
+import type { DaemonProcess } from '../../lab/daemon.ts';
 import { run } from '../../lab/program.ts';
+import { withDaemon } from '../helpers/daemon-fixture.ts';
 import { tunCases, vhostCases } from '../ioctl/cases.ts';
 import { conforms, parseTranscripts, probeCommand, type Transcripts } from '../ioctl/suite.ts';
 
@@ -11,16 +12,8 @@ describe('ioctls of our clones', function () {
   this.timeout(2 * PROBE_MS);
   let daemon: DaemonProcess;
 
-  before(async () => {
-    daemon = await DaemonProcess.start();
-  });
-
-  after(async () => {
-    try {
-      await daemon?.stop();
-    } finally {
-      await daemon?.dispose();
-    }
+  withDaemon((started) => {
+    daemon = started;
   });
 
   describe('in a program that opens them where they are mounted', () => {
