@@ -11,3 +11,10 @@ export function cpuSeconds(pid: number): number {
   const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
   return (Number(fields[14 - 3]) + Number(fields[15 - 3])) / USER_HZ;
 }
+
+/** What the machine is, for whoever reads the figures later. */
+export function machine(): { cpu: string; kernel: string; node: string } {
+  const cpu = /^model name\s*: (.*)$/m.exec(fs.readFileSync('/proc/cpuinfo', 'latin1'))?.[1] ?? 'unknown';
+  const kernel = fs.readFileSync('/proc/sys/kernel/osrelease', 'latin1').trim();
+  return { cpu, kernel, node: process.version };
+}

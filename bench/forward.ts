@@ -1,71 +1,264 @@
 /**
  * Forwarding between two guests in a closed loop: a testpmd plays both with `macswap`, so that every frame received is
  * sent back to where it came from, and the figure is what the loop sustains. The switch runs on CPU 0, the guests on 1.
+ *
+ * The switches take turns within a round, since the machine's own speed changes from minute to minute: only figures of one
+ * call compare. A round in which a switch did not get its processor is thrown away as a whole and repeated.
  */
-import { setTimeout as delay } from 'node:timers/promises';
-import { DaemonProcess } from '../lab/daemon.ts';
-import { Testpmd } from '../lab/testpmd.ts';
-import { cpuSeconds } from './cpu.ts';
+import { tail } from '../lab/words.ts';
+import { cpuSeconds, machine } from './cpu.ts';
+import { Guests, type LoopCounts, type Ring } from './guests.ts';
+import { pause } from './pause.ts';
+import { median } from './statistics.ts';
+import { type BenchSwitch, type SwitchName, startSwitch } from './switches.ts';
 
 const SWITCH_CPU = 0;
 const GUEST_CPU = 1;
-const QUEUE_SIZE = 256;
-/** Bursts of 32 that each port starts the loop with: less than a ring, so that none is lost at the start. */
-const FIRST_BURSTS = 6;
 const SETTLE_SECONDS = 1;
-const MACS = ['52:54:00:00:00:01', '52:54:00:00:00:02'];
+/** All these switches poll: one that used less than this share of its processor was kept from it. */
+export const FULL_CPU = 0.95;
+/** Starved rounds that are repeated, for each round asked for. */
+const REPEATS = 2;
+const BITS = 8;
+const MEGA_TO_GIGA = 1e3;
 
 export interface ForwardRun {
-  switch: string;
+  switch: SwitchName;
   /** Bytes of a frame, without the checksum. */
   size: number;
+  ring: Ring;
+  round: number;
   /** Million frames a second received by both guests together. */
   mpps: number;
   gbps: number;
   /** Processor time of the switch by time measured: 1 is a whole CPU. */
   switch_cpu: number;
+  /** Time that the switch spent on a frame, in ns; null when it does not count it. */
+  busy_ns_per_frame: number | null;
+  /** Frames that the loop was started with; see {@link Guests.firstBurst} for this and the next two. */
+  start_frames: number;
+  start_dropped: number;
+  start_lost: number;
+  /** Frames in the loop at the end of the run. */
+  circulating: number;
+}
+
+/** A run that gave no figure. */
+export interface FailedRun {
+  switch: SwitchName;
+  size: number;
+  ring: Ring;
+  round: number;
+  reason: string;
 }
 
 export interface ForwardOptions {
   sizes: number[];
-  /** Measured for each size. */
+  rings: Ring[];
+  switches: SwitchName[];
+  rounds: number;
+  /** Measured for each run. */
   seconds: number;
+  /** Share of its processor under which a switch counts as starved. Default FULL_CPU. */
+  starved?: number;
+  /** Told of each run as it ends. */
+  report?: (line: string) => void;
 }
 
-/** Measures ringswitch; one run for each size. */
-export async function forward({ sizes, seconds }: ForwardOptions): Promise<{ runs: ForwardRun[] }> {
+/** Median of ringswitch by median of the other, by frame size. */
+export type Ratios = Partial<Record<SwitchName, Record<string, number>>>;
+
+export interface ForwardResult {
+  machine: ReturnType<typeof machine>;
+  runs: ForwardRun[];
+  medians: Pick<ForwardRun, 'switch' | 'size' | 'ring' | 'mpps' | 'gbps' | 'busy_ns_per_frame'>[];
+  /** With split rings. */
+  ratio: Ratios;
+  /** With packed rings. */
+  ratio_packed?: Ratios;
+  /** Rounds thrown away because a switch was starved. */
+  discarded: ForwardRun[];
+  failed: FailedRun[];
+}
+
+/** Measures; rejects only when it is interrupted. */
+export async function forward(options: ForwardOptions): Promise<ForwardResult> {
+  const { sizes, rings, rounds, starved: least = FULL_CPU, report = () => {} } = options;
   const runs: ForwardRun[] = [];
-  for (const size of sizes) runs.push(await runOne(size, seconds));
-  return { runs };
+  const discarded: ForwardRun[] = [];
+  const failed: FailedRun[] = [];
+  for (let round = 1; round <= rounds; round++) {
+    for (const size of sizes) {
+      for (const ring of rings) {
+        for (let repeat = 0; ; repeat++) {
+          const result = await runRound(options, { size, ring, round });
+          const starved = result.runs.filter((run) => run.switch_cpu < least);
+          if (starved.length === 0) {
+            runs.push(...result.runs);
+            failed.push(...result.failed);
+            break;
+          }
+          discarded.push(...result.runs);
+          const names = starved.map((run) => `${run.switch} at ${percent(run.switch_cpu)}`).join(', ');
+          report(`round ${round} of ${size} B ${ring} is discarded: ${names} of a CPU`);
+          if (repeat < REPEATS) continue;
+          const reason = `a switch was starved in all of ${REPEATS + 1} tries; free CPU ${SWITCH_CPU} for it`;
+          failed.push(
+            ...result.runs.map((run) => ({ switch: run.switch, size, ring, round, reason })),
+            ...result.failed,
+          );
+          break;
+        }
+      }
+    }
+  }
+  return { machine: machine(), runs, ...summarize(runs), discarded, failed };
 }
 
-async function runOne(size: number, seconds: number): Promise<ForwardRun> {
-  await using daemon = await DaemonProcess.start({
-    launcher: ['taskset', '-c', `${SWITCH_CPU}`],
-    config: { log: { level: 'warn', format: 'text' } },
+interface Cell {
+  size: number;
+  ring: Ring;
+  round: number;
+}
+
+async function runRound(
+  { switches, seconds, report = () => {} }: ForwardOptions,
+  cell: Cell,
+): Promise<{ runs: ForwardRun[]; failed: FailedRun[] }> {
+  const runs: ForwardRun[] = [];
+  const failed: FailedRun[] = [];
+  for (const name of switches) {
+    await pause(0);
+    try {
+      const run = await runOne(name, cell, seconds);
+      runs.push(run);
+      report(runLine(run));
+    } catch (error) {
+      await pause(0); // An interruption is no result.
+      const reason = (error as Error).message;
+      failed.push({ switch: name, ...cell, reason });
+      report(`${name} ${cell.size} B ${cell.ring} failed: ${reason}`);
+    }
+  }
+  return { runs, failed };
+}
+
+async function runOne(name: SwitchName, cell: Cell, seconds: number): Promise<ForwardRun> {
+  await using bench = await startSwitch(name, { cpu: SWITCH_CPU });
+  try {
+    return await runLoop(bench, cell, seconds);
+  } catch (error) {
+    const words = bench.lastWords();
+    if (words === undefined) throw error;
+    throw new Error(`${name} ended during the run. It said:\n${tail(words)}`, { cause: error });
+  }
+}
+
+async function runLoop(bench: BenchSwitch, { size, ring, round }: Cell, seconds: number): Promise<ForwardRun> {
+  await using guests = await Guests.start(bench, { cpu: GUEST_CPU, ring });
+  const start = await guests.firstBurst(size);
+  await guests.startLoop(size);
+  await pause(SETTLE_SECONDS);
+  const { mpps, switchCpu, busy } = await measure(bench, [guests], seconds);
+  const circulating = await guests.stopLoop();
+  if (mpps === 0) throw new Error(`no frame came round in ${seconds} seconds; ${circulating} were still in the rings`);
+  return {
+    ...{ switch: bench.name, size, ring, round, mpps, gbps: (mpps * size * BITS) / MEGA_TO_GIGA },
+    ...{ switch_cpu: switchCpu, busy_ns_per_frame: busy },
+    ...{ start_frames: start.frames, start_dropped: start.dropped, start_lost: start.lost, circulating },
+  };
+}
+
+/** What running loops carry together, and what their switch spends on it. */
+export async function measure(
+  bench: BenchSwitch,
+  loops: Guests[],
+  seconds: number,
+): Promise<{ mpps: number; switchCpu: number; busy: number | null }> {
+  const readBusy = await bench.startBusyMeter();
+  const before = await countAll(loops);
+  const [cpuBefore, cpuTime] = [cpuSeconds(bench.pid), performance.now()];
+  await pause(seconds);
+  const after = await countAll(loops);
+  const switchCpu = ((cpuSeconds(bench.pid) - cpuBefore) * 1000) / (performance.now() - cpuTime);
+  const busy = await readBusy();
+  let mpps = 0;
+  for (const [i, { time, received }] of after.entries()) {
+    mpps += (received - before[i]!.received) / ((time - before[i]!.time) * 1000);
+  }
+  return { mpps, switchCpu, busy };
+}
+
+async function countAll(loops: Guests[]): Promise<LoopCounts[]> {
+  const counts: LoopCounts[] = [];
+  for (const loop of loops) counts.push(await loop.counts());
+  return counts;
+}
+
+/** Medians over the rounds, and the ratios of ringswitch's to the others'. */
+export function summarize(runs: ForwardRun[]): Pick<ForwardResult, 'medians' | 'ratio' | 'ratio_packed'> {
+  const groups = Map.groupBy(runs, (run) => `${run.switch} ${run.size} ${run.ring}`);
+  const medians = [...groups.values()].map((group) => {
+    const { switch: name, size, ring } = group[0]!;
+    const busy = group.map((run) => run.busy_ns_per_frame).filter((ns) => ns !== null);
+    return {
+      ...{ switch: name, size, ring, mpps: median(group.map((run) => run.mpps)) },
+      gbps: median(group.map((run) => run.gbps)),
+      busy_ns_per_frame: busy.length > 0 ? median(busy) : null,
+    };
   });
-  await using guests = await Testpmd.start({
-    cpu: GUEST_CPU,
-    launcher: daemon.exec,
-    vdevs: MACS.map(
-      (mac, i) => `net_virtio_user${i},path=/dev/vhost-net,iface=bench${i},queue_size=${QUEUE_SIZE},mac=${mac}`,
-    ),
-    words: [
-      ...['--forward-mode=macswap', '--port-topology=loop', '--total-num-mbufs=16384'],
-      ...[`--txd=${QUEUE_SIZE}`, `--rxd=${QUEUE_SIZE}`, `--eth-peer=0,${MACS[1]}`, `--eth-peer=1,${MACS[0]}`],
-    ],
-  });
-  await guests.command(`set txpkts ${size}`);
-  await guests.command(`start tx_first ${FIRST_BURSTS}`);
-  await delay(SETTLE_SECONDS * 1000);
-  const before = await guests.portStats();
-  const [cpuBefore, timeBefore] = [cpuSeconds(daemon.pid), performance.now()];
-  await delay(seconds * 1000);
-  const after = await guests.portStats();
-  const elapsed = (performance.now() - timeBefore) / 1000;
-  const cpu = (cpuSeconds(daemon.pid) - cpuBefore) / elapsed;
-  let frames = 0;
-  for (const [i, port] of after.entries()) frames += port.rxPackets - before[i]!.rxPackets;
-  const mpps = frames / elapsed / 1e6;
-  return { switch: 'ringswitch', size, mpps, gbps: (mpps * size * 8) / 1e3, switch_cpu: cpu };
+  const ratios = (ring: Ring): Ratios => {
+    const result: Ratios = {};
+    const of = medians.filter((row) => row.ring === ring);
+    for (const peer of of) {
+      const own = of.find((row) => row.switch === 'ringswitch' && row.size === peer.size);
+      if (peer.switch === 'ringswitch' || !own) continue;
+      result[peer.switch] = { ...result[peer.switch], [peer.size]: own.mpps / peer.mpps };
+    }
+    return result;
+  };
+  const packed = runs.some((run) => run.ring === 'packed');
+  return { medians, ratio: ratios('split'), ...(packed ? { ratio_packed: ratios('packed') } : {}) };
+}
+
+export function percent(share: number): string {
+  return `${Math.round(share * 100)} %`;
+}
+
+function nanoseconds(busy: number | null): string {
+  return busy === null ? 'busy time unknown' : `${busy.toFixed(0)} ns a frame`;
+}
+
+export function runLine(run: ForwardRun): string {
+  const { size, ring, mpps, gbps, switch_cpu: cpu, busy_ns_per_frame: busy } = run;
+  return (
+    `${run.round}. ${run.switch.padEnd(10)} ${String(size).padStart(4)} B ${ring.padEnd(6)} ${mpps.toFixed(2).padStart(6)} Mpps ` +
+    `${gbps.toFixed(2).padStart(6)} Gbit/s  ${nanoseconds(busy)}, ${percent(cpu)} CPU, ` +
+    `start lost ${run.start_lost} and dropped ${run.start_dropped} of ${run.start_frames}, ${run.circulating} at the end`
+  );
+}
+
+/** The medians and ratios, a line each. */
+export function summaryLines(result: ForwardResult): string[] {
+  const lines = result.medians.map(
+    ({ switch: name, size, ring, mpps, gbps, busy_ns_per_frame: busy }) =>
+      `median ${name.padEnd(10)} ${String(size).padStart(4)} B ${ring.padEnd(6)} ${mpps.toFixed(2).padStart(6)} Mpps ` +
+      `${gbps.toFixed(2).padStart(6)} Gbit/s  ${nanoseconds(busy)}`,
+  );
+  const all: [Ring, Ratios | undefined][] = [
+    ['split', result.ratio],
+    ['packed', result.ratio_packed],
+  ];
+  for (const [ring, ratios = {}] of all) {
+    for (const [peer, sizes] of Object.entries(ratios)) {
+      const words = Object.entries(sizes).map(([size, value]) => `${value.toFixed(2)} at ${size} B`);
+      lines.push(`ringswitch / ${peer}, ${ring}: ${words.join(', ')}`);
+    }
+  }
+  const starved = result.discarded.length;
+  if (starved > 0) lines.push(`${starved} runs belong to rounds that were discarded, since a switch was starved`);
+  for (const { switch: name, size, ring, round, reason } of result.failed) {
+    lines.push(`no figure: ${round}. ${name} ${size} B ${ring}: ${reason.split('\n')[0]}`);
+  }
+  return lines;
 }

@@ -11,6 +11,9 @@ const DEFAULT_MOUNT = '/run/ringswitch/dev';
 const MIN_AGING_SECONDS = 10;
 const MAX_SPIN_MICROSECONDS = 1_000_000;
 const MAX_ID = 0xffff_fffe;
+const MAX_LANES = 16;
+/** CPU_SETSIZE of `<sched.h>` - 1. */
+const MAX_CPU = 1023;
 
 /** sockaddr_un.sun_path of `<sys/un.h>`, with the NUL behind the path. */
 const SUN_PATH_BYTES = 108;
@@ -92,7 +95,26 @@ const schema = z.strictObject(
       )
       .prefault({}),
     lane: z
-      .strictObject({ spin: quantity('a number of microseconds', 0, MAX_SPIN_MICROSECONDS).default(50) }, OBJECT)
+      .strictObject(
+        {
+          spin: quantity('a number of microseconds', 0, MAX_SPIN_MICROSECONDS).default(50),
+          count: whole('a number of lanes', 1, MAX_LANES).default(1),
+          cpus: z.array(whole('a processor', 0, MAX_CPU), 'expected a list of processors').default([]),
+          placement: z.record(z.string(), whole('a lane', 0, MAX_LANES - 1), OBJECT).default({}),
+          wasm: z.boolean('expected true or false').default(true),
+        },
+        OBJECT,
+      )
+      .superRefine(({ count, cpus, placement }, context) => {
+        if (cpus.length > 0 && cpus.length !== count) {
+          const message = `expected a processor for each of the ${count} lanes`;
+          context.addIssue({ code: 'custom', path: ['cpus'], message });
+        }
+        for (const [name, lane] of Object.entries(placement)) {
+          if (lane < count) continue;
+          context.addIssue({ code: 'custom', path: ['placement', name], message: `expected a lane below ${count}` });
+        }
+      })
       .prefault({}),
     taps: z
       .array(

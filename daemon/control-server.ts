@@ -77,6 +77,7 @@ function routes(control: Control): Route[] {
     },
     { pattern: '/v1/rings', methods: { GET: () => control.rings() } },
     { pattern: '/v1/memory', methods: { GET: () => control.memory() } },
+    { pattern: '/v1/lanes', methods: { GET: () => control.lanes() } },
     { pattern: '/v1/log', methods: { PUT: (body) => control.setLogLevel(check(levelBody, body).level) } },
     {
       pattern: '/v1/exec/listeners',

@@ -22,8 +22,8 @@ export interface PortStatus {
   /** Names of the TUNSETOFFLOAD flags in force. */
   offloads: string[];
   queues: number;
-  /** How frames reach the client. */
-  path: 'vhost' | 'file' | 'tap' | 'mixed' | 'none';
+  /** How frames reach the client: shared rings, or reads and writes of the tun file. */
+  path: 'vhost' | 'file' | 'mixed' | 'none';
   persistent: boolean;
   clients: { pid: number; command: string }[];
   /** Six octets in colon-hexadecimal notation. */
@@ -49,9 +49,9 @@ export interface RingRow {
   ring: 'rx' | 'tx';
   /** Entries in the ring (VHOST_SET_VRING_NUM). */
   num: number;
-  /** The next index of the available ring to be taken (VHOST_GET_VRING_BASE). */
+  /** The next index of the available ring to be taken; of a packed ring both its places (VHOST_GET_VRING_BASE). */
   base: number;
-  /** The used ring's idx as last published. */
+  /** The used ring's idx as last published; of a packed ring 15 bits of index, and the wrap counter above. */
   usedIdx: number;
   /** Bytes of virtio-net header before each frame. */
   headerBytes: number;
@@ -73,6 +73,26 @@ export interface MemoryRow {
   rings: number;
 }
 
+/** One lane: a thread that forwards frames. Counts are since it began. */
+export interface LaneRow {
+  lane: number;
+  /** The processor that it is pinned to. */
+  cpu: number | null;
+  ports: number;
+  /** Rounds over all queues, and those that moved nothing. */
+  breaths: number;
+  emptyBreaths: number;
+  frames: number;
+  /** Time in rounds that moved something: divided by frames, what a frame costs. */
+  busyNs: number;
+  sleeps: number;
+  /** Frames handed to other lanes, and lost because those did not keep up. */
+  sentToLanes: number;
+  lostToLanes: number;
+  /** Why frames are copied by libc and not by wasm; empty when they are not. */
+  arena: string;
+}
+
 /** The daemon as a whole. */
 export interface Status {
   version: string;
@@ -91,6 +111,7 @@ export interface Control {
   fdb(): Promise<FdbRow[]>;
   rings(): Promise<RingRow[]>;
   memory(): Promise<MemoryRow[]>;
+  lanes(): Promise<LaneRow[]>;
   /** Creates a Linux tap, or attaches the one of that name, and makes it a port. */
   addTap(options: { name: string; persistent: boolean }): Promise<PortStatus>;
   removePort(name: string): Promise<void>;

@@ -1,5 +1,5 @@
 /**
- * The daemon: mounts the device tree, runs the lane, and wires the floors together. It decides nothing about frames.
+ * The daemon: mounts the device tree, runs the lanes, and wires the floors together. It decides nothing about frames.
  *
  *     kernel ── /dev/fuse ──► FuseConnection ──► DeviceTree ──► TunDevice, VhostNetDevice
  *                                                                   │  PortFactory, RingBackend
@@ -23,25 +23,26 @@ import {
   type Control,
   ControlError,
   type FdbRow,
+  type LaneRow,
   type MemoryRow,
   type PortStatus,
   type RingRow,
   type Status,
 } from './control.ts';
-import { LaneClient } from './lane-client.ts';
+import { Lanes } from './lanes.ts';
 import { OffloadNotifications } from './offload-notifications.ts';
 import { RING_NAMES, SwitchPorts } from './switch-ports.ts';
 
 const UINT32 = 2 ** 32;
 
 export class Daemon implements Control {
-  /** Told when the daemon cannot go on: its lane failed, or its mount was taken away. */
+  /** Told when the daemon cannot go on: a lane failed, or its mount was taken away. */
   onFatal: (error: Error) => void = () => {};
   readonly #config: Config;
   readonly #log: Logger;
   readonly #startedAt = Date.now();
   readonly #lockFd: number;
-  readonly #lane: LaneClient;
+  readonly #lanes: Lanes;
   readonly #ports: SwitchPorts;
   readonly #interfaces: TunInterfaces;
   readonly #tun: TunDevice;
@@ -77,15 +78,19 @@ export class Daemon implements Control {
     this.#lockFd = lockFd;
     this.#aging = fdb.aging;
     const fuseFd = mountFuse({ path: mount.path });
-    this.#lane = new LaneClient({
+    this.#lanes = new Lanes({
       seed: randomInt(UINT32),
       agingSeconds: fdb.aging,
       fdbCapacity: fdb.capacity,
       fdbPerPort: fdb.perPort,
       spinMs: lane.spin / 1000,
+      arena: { wasm: lane.wasm },
+      count: lane.count,
+      cpus: lane.cpus,
+      placement: lane.placement,
     });
-    this.#lane.on('died', (error) => this.#fatal(new Error(`the lane failed: ${error.stack}`)));
-    this.#ports = new SwitchPorts(this.#lane, log);
+    this.#lanes.on('died', (error) => this.#fatal(new Error(`a lane failed: ${error.stack}`)));
+    this.#ports = new SwitchPorts(this.#lanes, log);
     this.#interfaces = new TunInterfaces(this.#ports, randomBytes);
     this.#tun = new TunDevice(this.#interfaces, log, (kh) => this.#connection.notifyPoll(kh));
     const identify: Identify = (pid, fd) => this.#tree.identify(pid, fd);
@@ -100,7 +105,7 @@ export class Daemon implements Control {
     if (!this.#stopping) this.onFatal(error);
   }
 
-  /** Unmounts, closes what clients have open, stops the lane. Taps go unless they are persistent. */
+  /** Unmounts, closes what clients have open, stops the lanes. Taps go unless they are persistent. */
   async stop(): Promise<void> {
     this.#stopping = true;
     unmount(this.#config.mount.path);
@@ -108,7 +113,7 @@ export class Daemon implements Control {
     this.#notifications.close();
     await this.#tree.closeAll();
     await this.#ports.close();
-    await this.#lane.stop();
+    await this.#lanes.stop();
     close(this.#lockFd);
   }
 
@@ -138,13 +143,13 @@ export class Daemon implements Control {
   }
 
   async fdb(): Promise<FdbRow[]> {
-    const entries = await this.#lane.call('fdb');
-    return entries.map(({ mac, port, ageSeconds }) => ({ mac, port: this.#ports.nameOf(port), ageSeconds }));
+    const entries = await this.#lanes.callAll('fdb', []);
+    return entries.flat().map(({ mac, port, ageSeconds }) => ({ mac, port: this.#ports.nameOf(port), ageSeconds }));
   }
 
   async rings(): Promise<RingRow[]> {
-    const rings = await this.#lane.call('rings');
-    return rings.map(({ port, index, ...ring }) => ({
+    const rings = await this.#lanes.callAll('rings', []);
+    return rings.flat().map(({ port, index, ...ring }) => ({
       ...ring,
       port: this.#ports.nameOf(port),
       ring: RING_NAMES[index]!,
@@ -152,7 +157,11 @@ export class Daemon implements Control {
   }
 
   async memory(): Promise<MemoryRow[]> {
-    return await this.#lane.call('memory');
+    return (await this.#lanes.callAll('memory', [])).flat();
+  }
+
+  async lanes(): Promise<LaneRow[]> {
+    return await this.#lanes.load();
   }
 
   async addTap({ name, persistent }: { name: string; persistent: boolean }): Promise<PortStatus> {
@@ -175,7 +184,7 @@ export class Daemon implements Control {
   }
 
   async setAging(seconds: number): Promise<void> {
-    await this.#lane.call('setAging', seconds);
+    await this.#lanes.callAll('setAging', [seconds]);
     this.#aging = seconds;
   }
 

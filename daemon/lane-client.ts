@@ -1,11 +1,19 @@
 /** The main thread's side of a lane: starts it, asks it, hears from it, stops it. */
 import { EventEmitter } from 'node:events';
 import { Worker } from 'node:worker_threads';
-import { eventfd, signalEventfd } from '../linux/eventfd.ts';
+import { signalEventfd } from '../linux/eventfd.ts';
 import { close } from '../linux/file.ts';
 import type { Lane, LaneCommand, LaneEvent, LaneOptions } from '../switch/lane.ts';
-import { RingUnmappedError } from '../vhost/split-virtqueue.ts';
+import { RingUnmappedError } from '../vhost/virtqueue.ts';
 import type { LaneReply, LaneWorkerData } from './lane-worker.ts';
+
+export type LaneArguments<C extends LaneCommand> = Parameters<Lane[C]>;
+export type LaneAnswer<C extends LaneCommand> = ReturnType<Lane[C]>;
+
+export interface LaneClientOptions extends Omit<LaneOptions, 'now'> {
+  /** The processor that its thread stays on; the kernel chooses without. */
+  cpu?: number;
+}
 
 interface Waiting {
   resolve(result: never): void;
@@ -16,15 +24,17 @@ interface Waiting {
 export class LaneClient extends EventEmitter<{ event: [LaneEvent]; died: [Error] }> {
   readonly #worker: Worker;
   readonly #pending = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
-  readonly #wakeFd = eventfd();
+  readonly #wakeFd: number;
   readonly #waiting = new Map<number, Waiting>();
   #nextId = 1;
   readonly #exited: Promise<void>;
   #alive = true;
 
-  constructor(options: Omit<LaneOptions, 'now' | 'wakeFd'>) {
+  /** Takes over `wakeFd`. */
+  constructor(options: LaneClientOptions) {
     super();
-    const workerData: LaneWorkerData = { ...options, wakeFd: this.#wakeFd, pending: this.#pending };
+    this.#wakeFd = options.wakeFd;
+    const workerData: LaneWorkerData = { ...options, pending: this.#pending };
     this.#worker = new Worker(new URL('./lane-worker.ts', import.meta.url), { workerData });
     this.#worker.on('message', (message: LaneReply | LaneEvent) => this.#hear(message));
     this.#worker.on('error', (error) => this.emit('died', error as Error));
@@ -44,10 +54,10 @@ export class LaneClient extends EventEmitter<{ event: [LaneEvent]; died: [Error]
   }
 
   /** Asks the lane to carry out a command between two breaths; resolves with its answer. */
-  call<C extends LaneCommand>(command: C, ...args: Parameters<Lane[C]>): Promise<ReturnType<Lane[C]>> {
+  call<C extends LaneCommand>(command: C, ...args: LaneArguments<C>): Promise<LaneAnswer<C>> {
     if (!this.#alive) return Promise.reject(new Error(`${command}: the lane has stopped`));
     const id = this.#nextId++;
-    const answer = new Promise<ReturnType<Lane[C]>>((resolve, reject) => this.#waiting.set(id, { resolve, reject }));
+    const answer = new Promise<LaneAnswer<C>>((resolve, reject) => this.#waiting.set(id, { resolve, reject }));
     this.#worker.postMessage({ id, command, args });
     Atomics.store(this.#pending, 0, 1);
     this.wake();

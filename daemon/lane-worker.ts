@@ -1,6 +1,8 @@
 /** The thread of a lane: carries out what {@link LaneClient} asks for, between breaths. */
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
-import { Lane, type LaneCommand, type LaneOptions } from '../switch/lane.ts';
+import { setAffinity } from '../linux/process.ts';
+import { Lane, type LaneCommand } from '../switch/lane.ts';
+import type { LaneClientOptions } from './lane-client.ts';
 
 /** A command and its answer on the way between the threads. */
 export interface LaneRequest {
@@ -9,13 +11,14 @@ export interface LaneRequest {
   args: unknown[];
 }
 export type LaneReply = { id: number; result: unknown } | { id: number; error: { name: string; message: string } };
-export type LaneWorkerData = Omit<LaneOptions, 'now'> & {
+export type LaneWorkerData = LaneClientOptions & {
   /** Word 0 is set while commands wait. */
   pending: Int32Array<SharedArrayBuffer>;
 };
 
 const port = parentPort!;
-const { pending, ...options } = workerData as LaneWorkerData;
+const { pending, cpu, ...options } = workerData as LaneWorkerData;
+if (cpu !== undefined) setAffinity([cpu]);
 const lane = new Lane({ ...options, now: () => performance.now() }, (event) => port.postMessage(event));
 
 function runCommands(): void {

@@ -8,6 +8,7 @@ import packageJson from '../package.json' with { type: 'json' };
 import {
   DEFAULT_SOCKET,
   type FdbRow,
+  type LaneRow,
   LOG_LEVELS,
   type MemoryRow,
   type PortStatus,
@@ -15,7 +16,7 @@ import {
   type Status,
 } from './control.ts';
 import { ControlClient } from './control-client.ts';
-import { formatFdb, formatMemory, formatPorts, formatRings, formatStatus } from './show.ts';
+import { formatFdb, formatLanes, formatMemory, formatPorts, formatRings, formatStatus } from './show.ts';
 
 const EXIT_FAILURE = 1;
 const EXIT_USAGE = 2;
@@ -61,7 +62,7 @@ program
     await execCommand({ socket: socketOf(options), command });
   });
 
-const SHOWN = ['status', 'ports', 'fdb', 'rings', 'memory'] as const;
+const SHOWN = ['status', 'ports', 'fdb', 'rings', 'memory', 'lanes'] as const;
 program
   .command('show')
   .description(`show one of: ${SHOWN.join(', ')}; without a word, status and ports`)
@@ -148,6 +149,8 @@ async function show(
       return print(formatRings((await get(what)) as RingRow[]));
     case 'memory':
       return print(formatMemory((await get(what)) as MemoryRow[]));
+    case 'lanes':
+      return print(formatLanes((await get(what)) as LaneRow[]));
     default:
       print(formatStatus((await get('status')) as Status));
       print(formatPorts((await get('ports')) as PortStatus[]));

@@ -1,9 +1,12 @@
 /** What `ringswitch show` prints for people: tables of the control API's rows. */
-import type { FdbRow, MemoryRow, PortStatus, RingRow, Status } from './control.ts';
+import type { FdbRow, LaneRow, MemoryRow, PortStatus, RingRow, Status } from './control.ts';
 import { printable } from './printable.ts';
 
 const BINARY_UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
 const DROP = /^[rt]x_drop_/;
+/** A place in a packed ring: 15 bits of index, then the wrap counter (virtio 1.2 §2.8.14). */
+const PACKED_INDEX_MASK = 0x7fff;
+const PACKED_WRAP_SHIFT = 15;
 
 /** 1536 → `1.5 KiB`. */
 export function formatBytes(bytes: number): string {
@@ -103,8 +106,8 @@ export function formatRings(rows: RingRow[]): string {
       row.queue,
       row.ring,
       row.num,
-      row.base,
-      row.usedIdx,
+      place(row, row.base),
+      place(row, row.usedIdx),
       row.headerBytes,
       row.calls,
       row.callsSuppressed,
@@ -121,10 +124,48 @@ export function formatRings(rows: RingRow[]): string {
   ].join('\n');
 }
 
+/** An index; of a packed ring with its wrap counter, such as `17/1`. */
+function place({ features }: RingRow, value: number): string | number {
+  if (!features.includes('RING_PACKED')) return value;
+  return `${value & PACKED_INDEX_MASK}/${(value >>> PACKED_WRAP_SHIFT) & 1}`;
+}
+
 export function formatMemory(rows: MemoryRow[]): string {
   if (rows.length === 0) return 'no guest memory mapped';
   return formatTable(
     ['TABLE', 'MAPPED', 'RINGS'],
     rows.map(({ table, mappedBytes, rings }) => [table, formatBytes(mappedBytes), rings]),
+  );
+}
+
+export function formatLanes(rows: LaneRow[]): string {
+  const header = [
+    'LANE',
+    'CPU',
+    'PORTS',
+    'FRAMES',
+    'NS/FRAME',
+    'ROUNDS',
+    'EMPTY',
+    'SLEEPS',
+    'TO LANES',
+    'LOST',
+    'COPIES',
+  ];
+  return formatTable(
+    header,
+    rows.map((row) => [
+      row.lane,
+      row.cpu ?? '-',
+      row.ports,
+      row.frames,
+      row.frames === 0 ? '-' : Math.round(row.busyNs / row.frames),
+      row.breaths,
+      row.emptyBreaths,
+      row.sleeps,
+      row.sentToLanes,
+      row.lostToLanes,
+      row.arena === '' ? 'wasm' : `libc: ${row.arena}`,
+    ]),
   );
 }

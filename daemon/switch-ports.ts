@@ -18,11 +18,12 @@ import { newCounters, type PortCounters, readCounters } from '../switch/counters
 import { INBOX_BYTES, OUTBOX_BYTES } from '../switch/guest-queue.ts';
 import type { LaneEvent } from '../switch/lane.ts';
 import { MAX_PORT } from '../switch/learning-table.ts';
-import type { RingDescription } from '../vhost/split-virtqueue.ts';
 import type { MemoryTable } from '../vhost/vhost-device.ts';
+import type { RingDescription } from '../vhost/virtqueue.ts';
 import { ControlError, type PortStatus } from './control.ts';
 import type { LaneClient } from './lane-client.ts';
-import { openTap } from './tap.ts';
+import type { Lanes } from './lanes.ts';
+import { openKernelVhostNet, openTap } from './tap.ts';
 
 const OFFLOAD_NAMES: [bit: number, name: string][] = [
   [TUN_F_CSUM, 'csum'],
@@ -35,10 +36,13 @@ const OFFLOAD_NAMES: [bit: number, name: string][] = [
 /** Names of the rings of a queue pair, by vhost index: the guest receives from rx. */
 export const RING_NAMES = ['rx', 'tx'] as const;
 
+const NO_FD = -1;
+
 interface Port {
   id: number;
   name: string;
   kind: 'guest' | 'tap';
+  lane: LaneClient;
   counters: PortCounters;
   linkUp: boolean;
   carrierUp: boolean;
@@ -47,24 +51,28 @@ interface Port {
   queues: Map<number, GuestPortQueue>;
   /** The kernel's tun file, for a tap; -1 for a guest. */
   tapFd: number;
+  /** The kernel's vhost-net file that serves the tap; -1 without. */
+  vhostFd: number;
   error: string | null;
+  /** Set when its removal has begun. */
+  removed?: Promise<void>;
 }
 
 export class SwitchPorts implements PortFactory {
-  readonly #lane: LaneClient;
+  readonly #lanes: Lanes;
   readonly #log: Log;
   readonly #ports = new Map<string, Port>();
   readonly #mailFd = eventfd();
   readonly #mail: Watch;
 
-  constructor(lane: LaneClient, log: Log) {
-    this.#lane = lane;
+  constructor(lanes: Lanes, log: Log) {
+    this.#lanes = lanes;
     this.#log = log;
     this.#mail = watchReadable(this.#mailFd, () => {
       drainEventfd(this.#mailFd);
       for (const port of this.#ports.values()) for (const queue of port.queues.values()) queue.onMail();
     });
-    lane.on('event', (event) => this.#hear(event));
+    lanes.on('event', (event) => this.#hear(event));
   }
 
   // ---- guests, for the tun clone
@@ -75,9 +83,9 @@ export class SwitchPorts implements PortFactory {
 
   async createPort(name: string): Promise<PortHandle> {
     const port = this.#newPort(name, 'guest');
-    await this.#lane.call('addGuestPort', port.id, name, port.counters);
+    const { lane } = port;
+    await lane.call('addGuestPort', port.id, name, port.counters);
     this.#log.info(`${name}: port ${port.id} made`, { port: name });
-    const lane = this.#lane;
     return {
       addQueue: async (index, pid) => {
         const queue = new GuestPortQueue(lane, port.id, index, pid, this.#mailFd);
@@ -109,13 +117,41 @@ export class SwitchPorts implements PortFactory {
       port.tapFd = fd;
       port.offloads = offloads;
     } catch (error) {
-      this.#ports.delete(name);
+      this.#forget(port);
       const { code = 'EINVAL', message } = error as Error & { code?: string };
       throw new ControlError(400, code, `tap ${name}: ${message}`);
     }
-    await this.#lane.call('addTapPort', port.id, name, port.counters, port.tapFd, port.offloads);
-    this.#log.info(`${name}: port ${port.id} made for a Linux tap`, { port: name });
+    try {
+      await this.#addToLane(port);
+    } catch (error) {
+      this.#forget(port);
+      close(port.tapFd);
+      throw error;
+    }
+    const how = port.vhostFd >= 0 ? "the kernel's vhost-net" : 'read and write';
+    this.#log.info(`${name}: port ${port.id} made for a Linux tap, over ${how}`, { port: name });
     return this.#status(port);
+  }
+
+  /** Over the kernel's vhost-net where that works, else over the tap's own file. */
+  async #addToLane(port: Port): Promise<void> {
+    const add = (vhostFd: number): Promise<void> =>
+      port.lane.call('addTapPort', port.id, port.name, port.counters, port.tapFd, port.offloads, vhostFd);
+    const opened = openKernelVhostNet();
+    let reason: string;
+    if ('fd' in opened) {
+      try {
+        await add(opened.fd);
+        port.vhostFd = opened.fd;
+        return;
+      } catch (error) {
+        close(opened.fd);
+        if (!port.lane.alive) throw error;
+        reason = (error as Error).message;
+      }
+    } else reason = opened.reason;
+    this.#log.info(`${port.name}: reads and writes the tap, a system call a frame: ${reason}`, { port: port.name });
+    await add(NO_FD);
   }
 
   /** Removes a tap; a guest's port goes when its files are closed. */
@@ -167,17 +203,24 @@ export class SwitchPorts implements PortFactory {
       id,
       name,
       kind,
+      lane: this.#lanes.join(name),
       counters: newCounters(),
       linkUp: true,
       carrierUp: true,
       offloads: 0,
       persistent: false,
       queues: new Map(),
-      tapFd: -1,
+      tapFd: NO_FD,
+      vhostFd: NO_FD,
       error: null,
     };
     this.#ports.set(name, port);
     return port;
+  }
+
+  #forget(port: Port): void {
+    this.#ports.delete(port.name);
+    this.#lanes.leave(port.lane);
   }
 
   #get(name: string): Port {
@@ -188,12 +231,24 @@ export class SwitchPorts implements PortFactory {
   }
 
   async #applyLink(port: Port): Promise<void> {
-    await this.#lane.call('setLink', port.id, port.linkUp && port.carrierUp);
+    const up = port.linkUp && port.carrierUp;
+    await port.lane.call('setLink', port.id, up);
+    if (!up) await this.#lanes.callAll('forgetPort', [port.id], port.lane);
   }
 
-  async #remove(port: Port): Promise<void> {
-    if (this.#lane.alive) await this.#lane.call('removePort', port.id);
-    this.#ports.delete(port.name);
+  /** Once, whoever asks: its client that goes, the operator, or the end of the daemon. */
+  #remove(port: Port): Promise<void> {
+    port.removed ??= this.#removeNow(port);
+    return port.removed;
+  }
+
+  async #removeNow(port: Port): Promise<void> {
+    if (port.lane.alive) {
+      await port.lane.call('removePort', port.id);
+      await this.#lanes.callAll('forgetPort', [port.id], port.lane);
+    }
+    this.#forget(port);
+    if (port.vhostFd >= 0) close(port.vhostFd);
     if (port.tapFd >= 0) close(port.tapFd);
     this.#log.info(`${port.name}: port ${port.id} removed`, { port: port.name });
   }
@@ -204,6 +259,11 @@ export class SwitchPorts implements PortFactory {
     if (event.event === 'tap-gone') {
       port.error = 'the interface was deleted; remove the port';
       this.#log.warn(`${port.name}: ${port.error}`, { port: port.name });
+      return;
+    }
+    if (event.event === 'tap-broken') {
+      port.error = `${event.message}; remove the port and add it again`;
+      this.#log.error(`${port.name}: ${port.error}`, { port: port.name });
       return;
     }
     const { queue, index, error } = event;
@@ -227,7 +287,7 @@ export class SwitchPorts implements PortFactory {
       carrier: port.carrierUp && port.error === null ? 'up' : 'down',
       offloads: OFFLOAD_NAMES.filter(([bit]) => (port.offloads & bit) !== 0).map(([, name]) => name),
       queues: port.kind === 'tap' ? 1 : queues.length,
-      path: port.kind === 'tap' ? 'tap' : pathOf(queues),
+      path: port.kind === 'tap' ? (port.vhostFd >= 0 ? 'vhost' : 'file') : pathOf(queues),
       persistent: port.persistent,
       clients: [...pids].map((pid) => ({ pid, command: commandName(pid) })),
       mac: null,

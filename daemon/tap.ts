@@ -1,4 +1,5 @@
 /** Linux taps: opened through the kernel's own /dev/net/tun, ready for a lane's TapQueue. */
+import fs from 'node:fs';
 import { isMounted } from '../fuse/mount.ts';
 import { close, O_NONBLOCK, O_RDWR, open } from '../linux/file.ts';
 import {
@@ -22,6 +23,9 @@ import { ioctl, ioctlValue, tryIoctl } from '../linux/ioctl.ts';
 import { TAP_HEADER_BYTES } from '../switch/tap-queue.ts';
 
 const KERNEL_TUN = '/dev/net/tun';
+const KERNEL_VHOST_NET = '/dev/vhost-net';
+/** <linux/miscdevice.h>: MISC_MAJOR and VHOST_NET_MINOR, as st_rdev has them. */
+const VHOST_NET_RDEV = (10 << 8) | 238;
 const TCP_OFFLOADS = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
 /** Linux 6.2 and later. */
 const UDP_OFFLOADS = TUN_F_USO4 | TUN_F_USO6;
@@ -57,4 +61,24 @@ export function openTap(name: string, persistent: boolean): OpenedTap {
     close(fd);
     throw error;
   }
+}
+
+/**
+ * Opens the kernel's own vhost-net for a tap. Gives its descriptor, or why there is none: most kernels have it as a module,
+ * which opening loads where the device node is there.
+ */
+export function openKernelVhostNet(): { fd: number } | { reason: string } {
+  const path = KERNEL_VHOST_NET;
+  if (isMounted(path)) return { reason: `${path} is covered by our own clone here` };
+  let stat: fs.Stats;
+  let fd: number;
+  try {
+    stat = fs.statSync(path);
+    if (!stat.isCharacterDevice() || stat.rdev !== VHOST_NET_RDEV)
+      return { reason: `${path} is not the kernel's vhost-net` };
+    fd = open(path, O_RDWR);
+  } catch (error) {
+    return { reason: `${path} cannot be opened: ${(error as { code?: string }).code ?? (error as Error).message}` };
+  }
+  return { fd };
 }

@@ -49,3 +49,33 @@ export function parsePortStatistics(text: string): PortStatistics[] {
     return statistics as unknown as PortStatistics;
   });
 }
+
+/** What testpmd's forwarding counted since its start, over all ports (the "accumulated" part of `show fwd stats all`). */
+export interface ForwardStatistics {
+  rxPackets: number;
+  txPackets: number;
+  /** Given to a port that had no free descriptor, and thrown away by testpmd. */
+  txDropped: number;
+  /** With `--record-core-cycles`: cycles spent on bursts that brought frames, the frames counted, cycles a second. */
+  cycles?: { busy: number; packets: number; hertz: number };
+}
+
+/** Reads `show fwd stats all`, or what `stop` prints. Throws an Error that names what is missing. */
+export function parseForwardStatistics(text: string): ForwardStatistics {
+  const all = text.split('Accumulated forward statistics for all ports')[1];
+  if (all === undefined) throw new Error(`testpmd showed no accumulated forward statistics, but:\n${text}`);
+  const value = (label: string) => {
+    const found = new RegExp(`\\b${label}:\\s*(\\d+)`).exec(all)?.[1];
+    if (found === undefined) throw new Error(`testpmd's forward statistics have no ${label}:\n${all}`);
+    return Number(found);
+  };
+  const statistics = {
+    rxPackets: value('RX-packets'),
+    txPackets: value('TX-packets'),
+    txDropped: value('TX-dropped'),
+  };
+  const cycles = /total cycles=(\d+) \/ total \w+ packets=(\d+)\) at (\d+) MHz/.exec(all);
+  if (!cycles) return statistics;
+  const [busy, packets, megahertz] = cycles.slice(1).map(Number);
+  return { ...statistics, cycles: { busy: busy!, packets: packets!, hertz: megahertz! * 1e6 } };
+}

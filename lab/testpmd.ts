@@ -1,8 +1,14 @@
 /** DPDK's `dpdk-testpmd`: a guest's network driver, a traffic generator, or a switch to compare with. */
 import { randomBytes } from 'node:crypto';
 import fs from 'node:fs/promises';
+import { Hugepages } from './hugepages.ts';
 import { Program } from './program.ts';
-import { type PortStatistics, parsePortStatistics } from './testpmd-statistics.ts';
+import {
+  type ForwardStatistics,
+  type PortStatistics,
+  parseForwardStatistics,
+  parsePortStatistics,
+} from './testpmd-statistics.ts';
 
 /** What a testpmd is started with. */
 export interface TestpmdOptions {
@@ -27,8 +33,6 @@ export interface TestpmdOptions {
 const PROMPT = 'testpmd> ';
 const COMMAND_TIMEOUT_MS = 10_000;
 const QUIT_TIMEOUT_MS = 5_000;
-const HUGEPAGE_MIB = 2;
-const POOL = '/sys/kernel/mm/hugepages/hugepages-2048kB';
 
 /**
  * An interactive testpmd. It polls, so it takes its processor whole while it forwards.
@@ -43,7 +47,7 @@ const POOL = '/sys/kernel/mm/hugepages/hugepages-2048kB';
 export class Testpmd implements AsyncDisposable {
   readonly #program: Program;
   readonly #prefix: string;
-  readonly #pages: number;
+  #pages: Hugepages | undefined;
   #last: Promise<unknown> = Promise.resolve();
   #stopped: Promise<void> | undefined;
 
@@ -55,31 +59,31 @@ export class Testpmd implements AsyncDisposable {
    */
   static async start(options: TestpmdOptions): Promise<Testpmd> {
     const { cpu, vdevs, words = [], eal = [], memoryMiB = 512, launcher = [], env, startTimeoutMs = 30_000 } = options;
-    return await oneAtATime(async () => {
-      const added = await addHugepages(Math.ceil(memoryMiB / HUGEPAGE_MIB));
-      const prefix = `ringswitch-${randomBytes(4).toString('hex')}`;
-      const command = [
-        // It does not flush standard output before its prompt unless that is a terminal.
-        ...[...launcher, 'stdbuf', '-o0', 'dpdk-testpmd'],
-        ...['--lcores', `0@${cpu},1@${cpu}`, '--no-pci', '--no-telemetry', '--in-memory', '--single-file-segments'],
-        ...['-m', `${memoryMiB}`, '--file-prefix', prefix, ...vdevs.flatMap((vdev) => ['--vdev', vdev]), ...eal],
-        ...['--', '-i', ...words],
-      ];
-      const testpmd = new Testpmd(new Program(command, { env, interactive: true }), prefix, added);
+    const prefix = `ringswitch-${randomBytes(4).toString('hex')}`;
+    const command = [
+      // It does not flush standard output before its prompt unless that is a terminal.
+      ...[...launcher, 'stdbuf', '-o0', 'dpdk-testpmd'],
+      ...['--lcores', `0@${cpu},1@${cpu}`, '--no-pci', '--no-telemetry', '--in-memory', '--single-file-segments'],
+      ...['-m', `${memoryMiB}`, '--file-prefix', prefix, ...vdevs.flatMap((vdev) => ['--vdev', vdev]), ...eal],
+      ...['--', '-i', ...words],
+    ];
+    let testpmd: Testpmd | undefined;
+    const pages = await Hugepages.reserve(memoryMiB, 'testpmd', async () => {
+      testpmd = new Testpmd(new Program(command, { env, interactive: true }), prefix);
       try {
-        await testpmd.#program.waitFor('its first prompt', startTimeoutMs, () => testpmd.output.includes(PROMPT));
-        return testpmd;
+        await testpmd.#program.waitFor('its first prompt', startTimeoutMs, () => testpmd!.output.includes(PROMPT));
       } catch (error) {
         await testpmd.stop();
         throw error;
       }
     });
+    testpmd!.#pages = pages;
+    return testpmd!;
   }
 
-  private constructor(program: Program, prefix: string, pages: number) {
+  private constructor(program: Program, prefix: string) {
     this.#program = program;
     this.#prefix = prefix;
-    this.#pages = pages;
   }
 
   /** The pid, that of the launcher when that does not replace itself by testpmd (exec). */
@@ -95,6 +99,11 @@ export class Testpmd implements AsyncDisposable {
   /** What EAL and its drivers said: the vhost-user negotiation, for instance. */
   get log(): string {
     return this.#program.stderr;
+  }
+
+  /** What EAL and its drivers said when it has ended; undefined while it runs. */
+  get lastWords(): string | undefined {
+    return this.#program.end === undefined ? undefined : this.log;
   }
 
   /**
@@ -123,6 +132,11 @@ export class Testpmd implements AsyncDisposable {
     return parsePortStatistics(await this.command('show port stats all'));
   }
 
+  /** `show fwd stats all`: what was forwarded since `start`, while it runs or after `stop`. */
+  async forwardStats(): Promise<ForwardStatistics> {
+    return parseForwardStatistics(await this.command('show fwd stats all'));
+  }
+
   /** Kills it (SIGKILL), as a crash would, and cleans up after it. */
   async kill(): Promise<void> {
     this.#program.signal('SIGKILL');
@@ -139,7 +153,7 @@ export class Testpmd implements AsyncDisposable {
     if (this.#program.end === undefined) this.#program.stdin.write('quit\n');
     await this.#program.stop(QUIT_TIMEOUT_MS);
     await fs.rm(`/var/run/dpdk/${this.#prefix}`, { recursive: true, force: true });
-    await returnHugepages(this.#pages);
+    await this.#pages?.dispose();
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -156,50 +170,4 @@ export function answerTo(command: string, output: string): string | undefined {
   if (rest.startsWith(PROMPT)) return '';
   const end = rest.indexOf(`\n${PROMPT}`);
   return end < 0 ? undefined : rest.slice(0, end + 1);
-}
-
-let turn: Promise<unknown> = Promise.resolve();
-
-/** Two that start at once would count the same hugepages as free. */
-function oneAtATime<T>(action: () => Promise<T>): Promise<T> {
-  const result = turn.then(action);
-  turn = result.catch(() => {});
-  return result;
-}
-
-async function poolNumber(name: string): Promise<number> {
-  return Number(await fs.readFile(`${POOL}/${name}`, 'latin1'));
-}
-
-/** Makes `needed` hugepages free; gives how many the pool had to grow by. Rejects when the system has no memory left. */
-async function addHugepages(needed: number): Promise<number> {
-  const unreserved = async () => (await poolNumber('free_hugepages')) - (await poolNumber('resv_hugepages'));
-  const missing = Math.max(0, needed - (await unreserved()));
-  if (missing === 0) return 0;
-  const tooFew = (why: string) =>
-    new Error(
-      `testpmd needs ${missing} more hugepages of ${HUGEPAGE_MIB} MiB, but ${why}: end what takes memory, or give it a smaller memoryMiB.`,
-    );
-  // Asked for too many, the kernel would first take all that it can get.
-  const available = await availableMemory();
-  if (missing * HUGEPAGE_MIB > available) throw tooFew(`${available} MiB of memory are available`);
-  const total = await poolNumber('nr_hugepages');
-  await fs.writeFile(`${POOL}/nr_hugepages`, `${total + missing}`);
-  if ((await unreserved()) < needed) {
-    const grown = (await poolNumber('nr_hugepages')) - total;
-    await returnHugepages(grown);
-    throw tooFew(`the kernel found ${grown} in its fragmented memory`);
-  }
-  return missing;
-}
-
-/** MemAvailable of proc(5), in MiB. */
-async function availableMemory(): Promise<number> {
-  const text = await fs.readFile('/proc/meminfo', 'latin1');
-  return Math.floor(Number(/^MemAvailable:\s*(\d+) kB/m.exec(text)?.[1]) / 1024);
-}
-
-async function returnHugepages(added: number): Promise<void> {
-  if (added === 0) return;
-  await fs.writeFile(`${POOL}/nr_hugepages`, `${Math.max(0, (await poolNumber('nr_hugepages')) - added)}`);
 }

@@ -33,6 +33,9 @@ export class FrameRing {
   readonly #capacity: number;
   #head: number;
   #tail: number;
+  /** The other side's index as this side last saw it. */
+  #headSeen: number;
+  #tailSeen: number;
 
   /** One side's view of the ring at `address`. `capacity` must be a power of two of at least 64; both sides agree on it. */
   constructor(address: Address, capacity: number) {
@@ -45,6 +48,8 @@ export class FrameRing {
     this.#capacity = capacity;
     this.#head = Atomics.load(this.#words, HEAD);
     this.#tail = Atomics.load(this.#words, TAIL);
+    this.#headSeen = this.#head;
+    this.#tailSeen = this.#head;
   }
 
   /** The longest record that can ever be pushed. */
@@ -54,15 +59,21 @@ export class FrameRing {
 
   // ---- producer
 
-  /** Address for a record of `length` bytes, or 0 when the ring is full. Fill it, then {@link commit} the same length. */
+  /**
+   * Address for a record of `length` bytes, or 0 when the ring is full. Fill it, then {@link stage} the same length, or
+   * {@link commit} it, which publishes too.
+   */
   reserve(length: number): Address {
     const need = LENGTH_BYTES + ((length + ALIGN - 1) & ~(ALIGN - 1));
     if (length > this.maxRecord) return 0;
     const at = this.#tail & (this.#capacity - 1);
     const toEnd = this.#capacity - at;
     const pad = need > toEnd ? toEnd : 0;
-    const used = (this.#tail - Atomics.load(this.#words, HEAD)) >>> 0;
-    if (used + pad + need > this.#capacity) return 0;
+    const room = this.#capacity - pad - need;
+    if ((this.#tail - this.#headSeen) >>> 0 > room) {
+      this.#headSeen = Atomics.load(this.#words, HEAD);
+      if ((this.#tail - this.#headSeen) >>> 0 > room) return 0;
+    }
     if (pad > 0) {
       this.#lengths[at >> 2] = PAD;
       this.#tail = (this.#tail + pad) >>> 0;
@@ -70,20 +81,32 @@ export class FrameRing {
     return this.#data + (this.#tail & (this.#capacity - 1)) + LENGTH_BYTES;
   }
 
-  /** Publishes the record just filled. True when the consumer sleeps and must be signalled. */
-  commit(length: number): boolean {
+  /** Ends the record just filled; the consumer sees it with the next {@link publishStaged}. */
+  stage(length: number): void {
     this.#lengths[(this.#tail & (this.#capacity - 1)) >> 2] = length;
     this.#tail = (this.#tail + LENGTH_BYTES + ((length + ALIGN - 1) & ~(ALIGN - 1))) >>> 0;
+  }
+
+  /** Publishes what was staged. True when the consumer sleeps and must be signalled. */
+  publishStaged(): boolean {
     Atomics.store(this.#words, TAIL, this.#tail);
     return Atomics.exchange(this.#words, SLEEPING, 0) === 1;
+  }
+
+  /** Ends and publishes the record just filled. True when the consumer sleeps and must be signalled. */
+  commit(length: number): boolean {
+    this.stage(length);
+    return this.publishStaged();
   }
 
   // ---- consumer
 
   /** Length of the next record, or -1 when there is none. */
   peek(): number {
-    const tail = Atomics.load(this.#words, TAIL);
-    if (tail === this.#head) return -1;
+    if (this.#head === this.#tailSeen) {
+      this.#tailSeen = Atomics.load(this.#words, TAIL);
+      if (this.#head === this.#tailSeen) return -1;
+    }
     const at = this.#head & (this.#capacity - 1);
     const length = this.#lengths[at >> 2]!;
     if (length !== PAD) return length;
@@ -136,6 +159,7 @@ export class FrameRing {
   /** Throws away everything that waits. */
   discard(): void {
     this.#head = Atomics.load(this.#words, TAIL);
+    this.#tailSeen = this.#head;
     this.publish();
   }
 }

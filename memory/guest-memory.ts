@@ -2,30 +2,18 @@
  * A client's memory, mapped into this process, and the way from its addresses to ours.
  *
  * Two address spaces lead here: guest-physical addresses (in descriptors) and the client's own ones (where its rings
- * stand). Both are translated into addresses of this process, which is all that the rest of the house deals with:
- * a later, faster way of mapping changes this file only.
+ * stand). Both are translated into addresses of this process, which is all that the rest of the house deals with.
+ * The mappings lie in the lane's arena, as long as it has room.
  *
  * Areas that lie next to each other in the client are mapped next to each other here, so that a buffer across their
  * border is one range. Made and used on one lane's thread. Translation is hot: it allocates nothing.
  */
+import fs from 'node:fs';
 import { type Address, viewMemory } from '../linux/libc.ts';
-import {
-  MAP_ANONYMOUS,
-  MAP_FIXED,
-  MAP_NORESERVE,
-  MAP_PRIVATE,
-  MAP_SHARED,
-  memcpy,
-  mmap,
-  munmap,
-  PROT_NONE,
-  PROT_READ,
-  PROT_WRITE,
-} from '../linux/mman.ts';
+import { MAP_FIXED, MAP_SHARED, mmap, PAGE_SIZE, PROT_READ, PROT_WRITE } from '../linux/mman.ts';
+import type { Arena } from './arena.ts';
 import type { ClientMemory, SharedArea } from './client-memory.ts';
-
-/** Reservations keep the client's address modulo this, so that hugepages (2 MiB, 1 GiB) may be mapped at fixed places. */
-const HUGE_ALIGN = 2 ** 30;
+import type { WasmKernels } from './kernels.ts';
 
 interface Run {
   userAddress: number;
@@ -39,6 +27,7 @@ interface Mapping {
 }
 
 export class GuestMemory {
+  readonly #arena: Arena;
   readonly #mappings: Mapping[] = [];
   readonly #runs: Run[] = [];
   /** Translation segments in order of guest address: contiguous both in the guest and here. */
@@ -46,11 +35,17 @@ export class GuestMemory {
   #end = new Float64Array(0);
   #host = new Float64Array(0);
   #segments = 0;
-  /** Index of the segment that answered last. */
-  #last = 0;
+  /**
+   * The segment that answered last: guest addresses `start` … `end` - 1 stand at the same address plus `delta` here. Loops
+   * look there first, and only then ask {@link translate}.
+   */
+  start = 0;
+  end = 0;
+  delta = 0;
 
   /** Maps all areas. Throws SystemError when the kernel refuses; nothing stays mapped then. */
-  constructor(memory: ClientMemory) {
+  constructor(memory: ClientMemory, arena: Arena) {
+    this.#arena = arena;
     try {
       this.#mapAreas([...memory.areas].sort((a, b) => a.userAddress - b.userAddress));
     } catch (error) {
@@ -67,14 +62,9 @@ export class GuestMemory {
       while (last + 1 < areas.length && areas[last + 1]!.userAddress === endOf(areas[last]!)) last++;
       const userAddress = areas[first]!.userAddress;
       const length = endOf(areas[last]!) - userAddress;
-      const reserved = length + HUGE_ALIGN;
-      const base = mmap({
-        length: reserved,
-        prot: PROT_NONE,
-        flags: MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-      });
-      this.#mappings.push({ address: base, length: reserved });
-      const address = base + ((((userAddress - base) % HUGE_ALIGN) + HUGE_ALIGN) % HUGE_ALIGN);
+      const page = Math.max(...areas.slice(first, last + 1).map(({ fd }) => pageBytes(fd)));
+      const address = this.#arena.reserve(length, page, userAddress);
+      this.#mappings.push({ address, length });
       for (const area of areas.slice(first, last + 1)) {
         mmap({
           address: address + (area.userAddress - userAddress),
@@ -122,30 +112,27 @@ export class GuestMemory {
     this.#host = Float64Array.from(merged, (segment) => segment.host);
   }
 
-  /** Index of the segment that holds guest address `guest`, or -1. */
-  #find(guest: number): number {
-    const last = this.#last;
-    if (last < this.#segments && guest >= this.#guest[last]! && guest < this.#end[last]!) return last;
+  /** Makes the segment that holds guest address `guest` the one that answers; false when none does. */
+  #find(guest: number): boolean {
+    if (guest >= this.start && guest < this.end) return true;
     for (let i = 0; i < this.#segments; i++) {
-      if (guest >= this.#guest[i]! && guest < this.#end[i]!) {
-        this.#last = i;
-        return i;
-      }
+      if (guest < this.#guest[i]! || guest >= this.#end[i]!) continue;
+      this.start = this.#guest[i]!;
+      this.end = this.#end[i]!;
+      this.delta = this.#host[i]! - this.start;
+      return true;
     }
-    return -1;
+    return false;
   }
 
   /** Bytes that follow guest address `guest` without a break, itself included; 0 when it is not mapped. */
   contiguous(guest: number): number {
-    const i = this.#find(guest);
-    return i < 0 ? 0 : this.#end[i]! - guest;
+    return this.#find(guest) ? this.end - guest : 0;
   }
 
   /** Address here of the guest-physical range, or 0 when it is not wholly inside one contiguous mapped range. */
   translate(guest: number, length: number): Address {
-    const i = this.#find(guest);
-    if (i < 0 || guest + length > this.#end[i]!) return 0;
-    return this.#host[i]! + (guest - this.#guest[i]!);
+    return this.#find(guest) && guest + length <= this.end ? guest + this.delta : 0;
   }
 
   /** Address here of a range of the client's own addresses, or 0 when it is not mapped. */
@@ -166,7 +153,7 @@ export class GuestMemory {
     while (left > 0) {
       const here = Math.min(left, this.contiguous(at));
       if (here === 0) return false;
-      memcpy(target, this.translate(at, here), here);
+      this.#arena.copy(target, this.translate(at, here), here);
       at += here;
       target += here;
       left -= here;
@@ -179,6 +166,11 @@ export class GuestMemory {
     return viewMemory(address, length);
   }
 
+  /** The kernels that reach all of it, or null. */
+  get kernels(): WasmKernels | null {
+    return this.#runs.every(({ address }) => this.#arena.holds(address)) ? this.#arena.wasm : null;
+  }
+
   /** Bytes mapped. */
   get mappedBytes(): number {
     return this.#runs.reduce((sum, run) => sum + run.length, 0);
@@ -186,8 +178,24 @@ export class GuestMemory {
 
   /** Takes all mappings away; nothing may touch them any more. */
   unmap(): void {
-    for (const { address, length } of this.#mappings.splice(0)) munmap(address, length);
+    for (const { address, length } of this.#mappings.splice(0)) this.#arena.free(address, length);
     this.#runs.length = 0;
     this.#segments = 0;
+    this.start = 0;
+    this.end = 0;
   }
+}
+
+/**
+ * The page size of a file: 2 MiB or 1 GiB on hugetlbfs, whose mappings must lie at multiples of it. What is no file is
+ * left to mmap, which refuses it.
+ */
+function pageBytes(fd: number): number {
+  let blksize: number;
+  try {
+    blksize = fs.fstatSync(fd).blksize;
+  } catch {
+    return PAGE_SIZE;
+  }
+  return blksize > PAGE_SIZE && (blksize & (blksize - 1)) === 0 ? blksize : PAGE_SIZE;
 }

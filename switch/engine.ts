@@ -14,9 +14,19 @@
  *
  * Runs on the lane's thread; time is told to it. Hot: allocates nothing per frame.
  */
-import { FrameBatch, HEADER_BYTES } from '../memory/frame-batch.ts';
+import type { Arena } from '../memory/arena.ts';
+import {
+  ADDRESS_WORDS,
+  FROM_HIGH,
+  FROM_LOW,
+  FrameBatch,
+  HEADER_BYTES,
+  TO_HIGH,
+  TO_LOW,
+} from '../memory/frame-batch.ts';
 import {
   count,
+  type PortCounters,
   RX_BYTES,
   RX_DROP_BAD_OFFLOAD,
   RX_DROP_LINK_DOWN,
@@ -29,9 +39,10 @@ import {
   TX_FRAMES,
 } from './counters.ts';
 import { flowHash } from './flow-hash.ts';
-import { LearningTable, type LearningTableOptions } from './learning-table.ts';
+import { type LaneLink, TO_ALL } from './lane-link.ts';
+import { LEARNED, LearningTable, type LearningTableOptions, MOVED } from './learning-table.ts';
 import { OffloadAdapter, requiredOffloads, sanitizeOffloads } from './offload.ts';
-import { type FdSink, type Port, type PortQueue, TRANSMITTED } from './port.ts';
+import { type FdSink, Port, type PortQueue, TRANSMITTED } from './port.ts';
 
 /** How long frames may wait in their sender's ring for a receiver without buffers, in ms. */
 export const HOLD_MS = 5;
@@ -39,12 +50,25 @@ export const HOLD_MS = 5;
 const AGING_BUDGET = 4096;
 const NOT_STALLED = -1;
 const NOT_HELD = -1;
+/** No port has this id: it stands for the ports of another lane. */
+const LINK_PORT = 0;
+/** How often a lane tells the others what it knows, within the time in which it ages. */
+const ANNOUNCEMENTS_PER_AGE = 4;
 /** I/G bit of the first byte of a MAC address (IEEE 802 §8.2): group addresses. */
 const GROUP_BIT = 0x0100;
 
+// Where a frame goes when it is not to one port.
+const FLOOD = -1;
+const OWN_PORT = -2;
+const LINK_DOWN = -3;
+const BAD_OFFLOAD = -4;
+
 interface Source {
+  /** Where its frames come from; a link's frames know better. */
   port: Port;
   queue: PortQueue;
+  /** The queue, when it is the link to another lane. */
+  link: LaneLink | null;
   malformed: number;
   /** Since when its next frame waits for a receiver, in ms; NOT_HELD when it does not. */
   heldSince: number;
@@ -53,18 +77,23 @@ interface Source {
 export class Engine {
   readonly table: LearningTable;
   readonly #ports = new Map<number, Port>();
-  /** The ports again, by id, for the lookup of a learned address. */
+  /** The ports again, by id, for the lookup of a learned address; for a port of another lane, the link's. */
   readonly #byId: (Port | undefined)[] = [];
   #portList: Port[] = [];
+  /** The other lanes; each stands as a port of its own, with the link as its only queue. */
+  readonly #links: { link: LaneLink; port: Port }[] = [];
   #sources: Source[] = [];
-  readonly #batch = new FrameBatch();
-  readonly #adapter = new OffloadAdapter();
+  readonly #batch: FrameBatch;
+  readonly #adapter: OffloadAdapter;
   readonly #hashSeed: number;
   #nowMs = 0;
   #nowSeconds = 0;
+  #announcedSeconds = 0;
   #holding = false;
 
-  constructor(options: Partial<LearningTableOptions> & { seed: number }) {
+  constructor(arena: Arena, options: Partial<LearningTableOptions> & { seed: number }) {
+    this.#batch = new FrameBatch(arena);
+    this.#adapter = new OffloadAdapter(arena);
     this.table = new LearningTable(options as LearningTableOptions);
     this.#hashSeed = options.seed;
   }
@@ -76,6 +105,9 @@ export class Engine {
     if (seconds === this.#nowSeconds) return;
     this.#nowSeconds = seconds;
     this.table.age(seconds, AGING_BUDGET);
+    if (seconds - this.#announcedSeconds < this.table.agingSeconds / ANNOUNCEMENTS_PER_AGE) return;
+    this.#announcedSeconds = seconds;
+    this.announceAll();
   }
 
   get nowSeconds(): number {
@@ -109,6 +141,11 @@ export class Engine {
     return port;
   }
 
+  /** Whether the port is one of this lane. */
+  has(id: number): boolean {
+    return this.#ports.has(id);
+  }
+
   get ports(): readonly Port[] {
     return this.#portList;
   }
@@ -122,9 +159,50 @@ export class Engine {
       port.refreshQueues();
       for (const queue of port.queues) {
         if (!queue) continue;
-        this.#sources.push(known.get(queue) ?? { port, queue, malformed: queue.malformed, heldSince: NOT_HELD });
+        this.#sources.push(known.get(queue) ?? newSource(port, queue, null));
       }
     }
+    for (const { link, port } of this.#links) this.#sources.push(known.get(link) ?? newSource(port, link, link));
+  }
+
+  /** Adds the way to another lane; `counters` hold what goes over it, and what is lost where it is full. */
+  addLink(link: LaneLink, counters: PortCounters): void {
+    const port = new Port(LINK_PORT, 'link', counters);
+    port.queues[0] = link;
+    // Whatever a frame needs is done where its port is known.
+    port.offloads = -1;
+    port.refreshQueues();
+    this.#links.push({ link, port });
+    link.onAnnouncement = (high, low, from) => this.#learnRemote(port, high, low, from);
+    this.refreshPorts();
+  }
+
+  #learnRemote(link: Port, high: number, low: number, port: number): void {
+    if (this.#ports.has(port)) return;
+    this.#byId[port] = link;
+    this.table.learn(high, low, port, this.#nowSeconds);
+  }
+
+  /** A port of another lane has gone, or its link is down: forgets what was learned of it. */
+  forgetPort(id: number): void {
+    this.#byId[id] = undefined;
+    this.table.flushPort(id);
+  }
+
+  /** Tells the other lanes what this lane has heard of lately from ports of its own, so that it does not age there. */
+  announceAll(): void {
+    if (this.#links.length === 0) return;
+    const horizon = this.table.agingSeconds / ANNOUNCEMENTS_PER_AGE;
+    for (const { mac, port, ageSeconds } of this.table.entries(this.#nowSeconds)) {
+      if (ageSeconds > horizon || !this.#ports.has(port)) continue;
+      const digits = mac.replaceAll(':', '');
+      this.#announce(Number.parseInt(digits.slice(0, 4), 16), Number.parseInt(digits.slice(4), 16) | 0, port);
+    }
+    for (const { link } of this.#links) link.flush();
+  }
+
+  #announce(high: number, low: number, port: number): void {
+    for (const { link } of this.#links) link.announce(high, low, port);
   }
 
   /** Link up or down by the operator's word. Down: frames from and for the port are dropped and counted. */
@@ -153,8 +231,13 @@ export class Engine {
         source.heldSince = NOT_HELD;
         continue;
       }
+      if (port.readyQueues > 1) this.#noteFlows(port, queue, batch);
       const done = this.#forward(source, batch);
       queue.release(done);
+      if (done > 0) {
+        count(port.counters, RX_FRAMES, done);
+        count(port.counters, RX_BYTES, batch.bytesOf(0, done));
+      }
       if (done === received) source.heldSince = NOT_HELD;
       else {
         this.#holding = true;
@@ -166,42 +249,126 @@ export class Engine {
     return moved;
   }
 
-  /** Hands the frames of a batch on. Gives how many are done with; fewer than all when one must wait. */
-  #forward(source: Source, batch: FrameBatch): number {
-    const { counters } = source.port;
-    const frames = batch.count;
-    let bytes = 0;
-    let i = 0;
-    for (; i < frames && this.#forwardFrame(source, batch, i); i++) bytes += batch.length[i]!;
-    if (i > 0) {
-      count(counters, RX_FRAMES, i);
-      count(counters, RX_BYTES, bytes);
-    }
-    return i;
+  /** A port with several queues gets the answers to a flow on the queue that it sends the flow from. */
+  #noteFlows(port: Port, queue: PortQueue, batch: FrameBatch): void {
+    for (let i = 0; i < batch.count; i++) port.noteFlow(this.#hash(batch, i), queue, this.#nowSeconds);
   }
 
-  /** False: the frame shall wait. */
-  #forwardFrame(source: Source, batch: FrameBatch, i: number): boolean {
-    const from = source.port;
-    const { headers } = batch;
-    if (!from.linkUp) {
-      count(from.counters, RX_DROP_LINK_DOWN, 1);
-      return true;
+  /**
+   * Hands the frames of a batch on: neighbours for the same queue together, and every other frame alone. Gives how many
+   * are done with; fewer than all when one must wait.
+   */
+  #forward(source: Source, batch: FrameBatch): number {
+    const frames = batch.count;
+    const { link } = source;
+    // Frames `start` … `i - 1` go to `queue` of port `to`.
+    let start = 0;
+    let to: Port | undefined;
+    let queue: PortQueue | undefined;
+    for (let i = 0; i < frames; i++) {
+      if (queue !== undefined && batch.repeats[i] === 1 && this.#goesTheSameWay(source, to!, i)) continue;
+      const destination =
+        link === null ? this.#destination(source.port, batch, i) : this.#linkDestination(link, source.port, batch, i);
+      let next: Port | undefined;
+      let nextQueue: PortQueue | undefined;
+      if (destination >= 0) {
+        next = this.#byId[destination]!;
+        if (next.id === LINK_PORT) this.#address(next, i, destination, source.port.id);
+        if (next.linkUp && (isPlain(batch, i) || (requiredOffloads(batch, i) & ~next.offloads) === 0)) {
+          nextQueue = this.#queueFor(next, batch, i);
+        }
+      }
+      if (nextQueue !== undefined && nextQueue === queue) continue;
+      if (queue !== undefined) {
+        start += this.#transmitRun(source, to!, queue, batch, start, i);
+        if (start < i) return start;
+      }
+      if (nextQueue === undefined) {
+        if (!this.#forwardAlone(source, destination, batch, i)) return i;
+        start = i + 1;
+      }
+      to = next;
+      queue = nextQueue;
     }
-    if ((batch.flags[i]! | batch.gsoType[i]!) !== 0 && !sanitizeOffloads(batch, i)) {
-      count(from.counters, RX_DROP_BAD_OFFLOAD, 1);
-      return true;
+    if (queue !== undefined) start += this.#transmitRun(source, to!, queue, batch, start, frames);
+    return start;
+  }
+
+  /**
+   * Whether frame `i`, which has the addresses of the one before it and no offloads, may follow that one to port `to`
+   * without being looked at: not where the flow's hash decides, and not where a record of its own says where it goes.
+   */
+  #goesTheSameWay(source: Source, to: Port, i: number): boolean {
+    if (source.link !== null || to.readyQueues > 1) return false;
+    if (to.id === LINK_PORT) {
+      const link = to.queues[0] as LaneLink;
+      this.#address(to, i, link.to[i - 1]!, source.port.id);
     }
-    const at = batch.headerOffset(i);
-    const toHigh = (headers[at]! << 8) | headers[at + 1]!;
-    const toLow = (headers[at + 2]! << 24) | (headers[at + 3]! << 16) | (headers[at + 4]! << 8) | headers[at + 5]!;
-    const fromHigh = (headers[at + 6]! << 8) | headers[at + 7]!;
-    const fromLow = (headers[at + 8]! << 24) | (headers[at + 9]! << 16) | (headers[at + 10]! << 8) | headers[at + 11]!;
-    this.table.learn(fromHigh, fromLow, from.id, this.#nowSeconds);
-    const to = (toHigh & GROUP_BIT) !== 0 ? -1 : this.table.lookup(toHigh, toLow, this.#nowSeconds);
-    if (to >= 0 && to !== from.id) return this.#unicast(source, this.#byId[to]!, batch, i);
-    if (to === from.id) count(from.counters, RX_DROP_OWN_PORT, 1);
-    else this.#flood(from, batch, i);
+    return true;
+  }
+
+  /** Writes on frame `i` where it goes and whence it comes, for the lane behind a link. */
+  #address(link: Port, i: number, to: number, from: number): void {
+    const queue = link.queues[0] as LaneLink;
+    queue.to[i] = to;
+    queue.from[i] = from;
+  }
+
+  /** {@link #destination} of a frame from another lane: the way was decided there. */
+  #linkDestination(link: LaneLink, port: Port, batch: FrameBatch, i: number): number {
+    const at = ADDRESS_WORDS * i;
+    this.#learnRemote(port, batch.addresses[at + FROM_HIGH]!, batch.addresses[at + FROM_LOW]!, link.from[i]!);
+    const to = link.to[i]!;
+    if (to === TO_ALL) return FLOOD;
+    return this.#ports.has(to) ? to : LINK_DOWN;
+  }
+
+  /** The port that frame `i` goes to, or FLOOD, or why it goes nowhere. Learns its source. */
+  #destination(from: Port, batch: FrameBatch, i: number): number {
+    if (!from.linkUp) return LINK_DOWN;
+    if (!isPlain(batch, i) && !sanitizeOffloads(batch, i)) return BAD_OFFLOAD;
+    const { addresses } = batch;
+    const at = ADDRESS_WORDS * i;
+    const fromHigh = addresses[at + FROM_HIGH]!;
+    const fromLow = addresses[at + FROM_LOW]!;
+    const learned = this.table.learn(fromHigh, fromLow, from.id, this.#nowSeconds);
+    if (learned === LEARNED || learned === MOVED) this.#announce(fromHigh, fromLow, from.id);
+    const high = addresses[at + TO_HIGH]!;
+    if ((high & GROUP_BIT) !== 0) return FLOOD;
+    const to = this.table.lookup(high, addresses[at + TO_LOW]!, this.#nowSeconds);
+    return to === from.id ? OWN_PORT : to;
+  }
+
+  /** Offers frames to one queue as they are. Gives how many are done with: fewer than all when one shall wait. */
+  #transmitRun(source: Source, to: Port, queue: PortQueue, batch: FrameBatch, start: number, end: number): number {
+    let next = start;
+    for (;;) {
+      const taken = queue.transmit(batch, next, end);
+      if (taken > 0) this.#countTransmitted(to, queue, batch, next, next + taken);
+      next += taken;
+      if (next === end) break;
+      if (queue.refusal === TX_DROP_NO_BUFFERS && this.#mayWait(source, queue, next)) break;
+      count(to.counters, queue.refusal, 1);
+      next++;
+      if (next === end) break;
+    }
+    return next - start;
+  }
+
+  #countTransmitted(to: Port, queue: PortQueue, batch: FrameBatch, first: number, end: number): void {
+    queue.stalledSince = NOT_STALLED;
+    count(to.counters, TX_FRAMES, end - first);
+    count(to.counters, TX_BYTES, batch.bytesOf(first, end));
+  }
+
+  /** Whatever is not a plain unicast. False: the frame shall wait. */
+  #forwardAlone(source: Source, destination: number, batch: FrameBatch, i: number): boolean {
+    const { counters } = source.port;
+    if (destination === FLOOD) this.#flood(source, batch, i);
+    else if (destination >= 0) return this.#unicast(source, this.#byId[destination]!, batch, i);
+    else if (destination === OWN_PORT) count(counters, RX_DROP_OWN_PORT, 1);
+    else if (destination === LINK_DOWN) count(counters, RX_DROP_LINK_DOWN, 1);
+    else count(counters, RX_DROP_BAD_OFFLOAD, 1);
     return true;
   }
 
@@ -226,7 +393,8 @@ export class Engine {
     count(reason === RX_DROP_BAD_OFFLOAD ? from.counters : to.counters, reason, 1);
   }
 
-  #flood(from: Port, batch: FrameBatch, i: number): void {
+  /** To every other port of this lane, and to every other lane, unless the frame comes from one. */
+  #flood({ port: from, link: fromLink }: Source, batch: FrameBatch, i: number): void {
     let lies = false;
     for (const to of this.#portList) {
       if (to === from) continue;
@@ -234,29 +402,36 @@ export class Engine {
       if (result === RX_DROP_BAD_OFFLOAD) lies = true;
       else if (result !== TRANSMITTED) this.#drop(from, to, result);
     }
+    if (fromLink === null) {
+      for (const { link, port } of this.#links) {
+        this.#address(port, i, TO_ALL, from.id);
+        const result = this.#transmitOne(port, link, batch, i);
+        if (result !== TRANSMITTED) this.#drop(from, port, result);
+      }
+    }
     // One frame, one drop, however many ports found it out.
     if (lies) count(from.counters, RX_DROP_BAD_OFFLOAD, 1);
   }
 
-  /** Offers a frame to a port, with its offloads done in software where the port did not negotiate them. */
+  /** Offers one frame to a port, with its offloads done in software where the port did not negotiate them. */
   #transmit(to: Port, batch: FrameBatch, i: number): number {
     if (!to.linkUp) return TX_DROP_LINK_DOWN;
     const queue = this.#queueFor(to, batch, i);
     if (queue === undefined) return TX_DROP_LINK_DOWN;
-    if ((batch.flags[i]! | batch.gsoType[i]!) !== 0 && (requiredOffloads(batch, i) & ~to.offloads) !== 0) {
+    if (!isPlain(batch, i) && (requiredOffloads(batch, i) & ~to.offloads) !== 0) {
       return this.#transmitAdapted(to, queue, batch, i);
     }
-    const result = queue.transmit(batch, i);
-    if (result === TRANSMITTED) {
-      queue.stalledSince = NOT_STALLED;
-      count(to.counters, TX_FRAMES, 1);
-      count(to.counters, TX_BYTES, batch.length[i]!);
-    }
-    return result;
+    return this.#transmitOne(to, queue, batch, i);
+  }
+
+  #transmitOne(to: Port, queue: PortQueue, batch: FrameBatch, i: number): number {
+    if (queue.transmit(batch, i, i + 1) === 0) return queue.refusal;
+    this.#countTransmitted(to, queue, batch, i, i + 1);
+    return TRANSMITTED;
   }
 
   #queueFor(to: Port, batch: FrameBatch, i: number): PortQueue | undefined {
-    return to.readyQueues < 2 ? to.queueFor(0) : to.queueFor(this.#hash(batch, i));
+    return to.readyQueues < 2 ? to.firstQueue : to.queueFor(this.#hash(batch, i), this.#nowSeconds);
   }
 
   #hash(batch: FrameBatch, i: number): number {
@@ -267,18 +442,15 @@ export class Engine {
   #transmitAdapted(to: Port, queue: PortQueue, batch: FrameBatch, i: number): number {
     const adapter = this.#adapter;
     if (!adapter.start(batch, i)) return RX_DROP_BAD_OFFLOAD;
-    let sent = 0;
-    while (adapter.next()) {
-      const result = queue.transmit(adapter.batch, 0);
-      if (result === TRANSMITTED) {
-        sent++;
-        queue.stalledSince = NOT_STALLED;
-        count(to.counters, TX_FRAMES, 1);
-        count(to.counters, TX_BYTES, adapter.batch.length[0]!);
-      } else {
-        if (sent === 0) return result;
-        count(to.counters, result, 1);
+    let sent = false;
+    for (let frames = adapter.next(); frames > 0; frames = adapter.next()) {
+      const taken = queue.transmit(adapter.batch, 0, frames);
+      if (taken > 0) this.#countTransmitted(to, queue, adapter.batch, 0, taken);
+      if (taken < frames) {
+        if (!sent && taken === 0) return queue.refusal;
+        count(to.counters, queue.refusal, frames - taken);
       }
+      sent = true;
     }
     return TRANSMITTED;
   }
@@ -304,4 +476,13 @@ export class Engine {
   addPollFds(sink: FdSink): void {
     for (const { queue } of this.#sources) queue.addPollFds(sink);
   }
+}
+
+/** Whether a frame comes without any offload. */
+function isPlain(batch: FrameBatch, i: number): boolean {
+  return (batch.flags[i]! | batch.gsoType[i]!) === 0;
+}
+
+function newSource(port: Port, queue: PortQueue, link: LaneLink | null): Source {
+  return { port, queue, link, malformed: queue.malformed, heldSince: NOT_HELD };
 }

@@ -13,10 +13,9 @@ import { signalEventfd } from '../linux/eventfd.ts';
 import { memcpy } from '../linux/mman.ts';
 import type { FrameBatch } from '../memory/frame-batch.ts';
 import { FrameRing } from '../memory/frame-ring.ts';
-import { readNetHeader, writeNetHeader } from '../vhost/net-header.ts';
 import type { RingError } from '../vhost/ring-error.ts';
-import { BUFFER_TOO_SMALL, DELIVERED, NO_BUFFERS, type SplitVirtqueue } from '../vhost/split-virtqueue.ts';
 import { VIRTIO_NET_HDR_MRG_RXBUF_BYTES } from '../vhost/virtio.ts';
+import { BUFFER_TOO_SMALL, NO_BUFFERS, type Virtqueue } from '../vhost/virtqueue.ts';
 import { TX_DROP_NO_BUFFERS, TX_DROP_RING_BROKEN, TX_DROP_TOO_BIG } from './counters.ts';
 import { type FdSink, type PortQueue, TRANSMITTED, type TransmitResult } from './port.ts';
 
@@ -36,11 +35,12 @@ export interface Mailbox {
 
 export class GuestQueue implements PortQueue {
   /** Ring that the guest receives from (index 0) and the one it transmits to (index 1), while vhost serves them. */
-  rx: SplitVirtqueue | null = null;
-  tx: SplitVirtqueue | null = null;
+  rx: Virtqueue | null = null;
+  tx: Virtqueue | null = null;
   /** The client has attached the queue (TUNSETQUEUE). */
   attached = true;
   stalledSince = -1;
+  refusal: TransmitResult = TRANSMITTED;
   onBroken: (index: number, error: RingError) => void = () => {};
 
   readonly #inbox: FrameRing;
@@ -70,12 +70,12 @@ export class GuestQueue implements PortQueue {
   }
 
   /** The ring that runs in a direction (0 receive, 1 transmit), or null. */
-  ring(index: number): SplitVirtqueue | null {
+  ring(index: number): Virtqueue | null {
     return index === 0 ? this.rx : this.tx;
   }
 
   /** Puts a ring in place (0 receive, 1 transmit), or takes it away with null. What waits in the file stays there. */
-  setRing(index: number, ring: SplitVirtqueue | null): void {
+  setRing(index: number, ring: Virtqueue | null): void {
     if (index === 0) {
       this.rx = ring;
       this.#rxBroken = false;
@@ -106,11 +106,9 @@ export class GuestQueue implements PortQueue {
     while (batch.hasRoom) {
       const length = inbox.peek();
       if (length < 0) break;
-      const first = batch.segments;
-      batch.segmentAddress[first + 1] = inbox.address;
-      batch.segmentLength[first + 1] = length;
-      batch.append(first, 1, MAILBOX_HEADER_BYTES, length - MAILBOX_HEADER_BYTES);
-      readNetHeader(batch, batch.count - 1, MAILBOX_HEADER_BYTES);
+      batch.segmentAddress[batch.segments + 1] = inbox.address;
+      batch.segmentLength[batch.segments + 1] = length;
+      batch.append(1, MAILBOX_HEADER_BYTES, length - MAILBOX_HEADER_BYTES);
       inbox.advance(length);
     }
     return batch.count;
@@ -126,13 +124,17 @@ export class GuestQueue implements PortQueue {
     this.#inbox.publish();
   }
 
-  transmit(batch: FrameBatch, i: number): TransmitResult {
+  transmit(batch: FrameBatch, first: number, end: number): number {
     const { rx } = this;
-    if (rx === null) return this.#post(batch, i);
-    const result = rx.deliver(batch, i);
-    if (result === DELIVERED) return TRANSMITTED;
-    if (result === NO_BUFFERS) return TX_DROP_NO_BUFFERS;
-    if (result === BUFFER_TOO_SMALL) return TX_DROP_TOO_BIG;
+    if (rx === null) return this.#post(batch, first, end);
+    const taken = rx.deliver(batch, first, end);
+    this.refusal = taken === end - first ? TRANSMITTED : this.#refusalOf(rx);
+    return taken;
+  }
+
+  #refusalOf(rx: Virtqueue): TransmitResult {
+    if (rx.refusal === NO_BUFFERS) return TX_DROP_NO_BUFFERS;
+    if (rx.refusal === BUFFER_TOO_SMALL) return TX_DROP_TOO_BIG;
     if (!this.#rxBroken && rx.error !== null) {
       this.#rxBroken = true;
       this.onBroken(0, rx.error);
@@ -140,15 +142,21 @@ export class GuestQueue implements PortQueue {
     return TX_DROP_RING_BROKEN;
   }
 
-  #post(batch: FrameBatch, i: number): TransmitResult {
-    const length = batch.length[i]! + MAILBOX_HEADER_BYTES;
-    const to = this.#outbox.reserve(length);
-    if (to === 0) return TX_DROP_NO_BUFFERS;
-    writeNetHeader(batch, i, MAILBOX_HEADER_BYTES, 1);
-    memcpy(to, batch.headerAddress(i) - MAILBOX_HEADER_BYTES, MAILBOX_HEADER_BYTES);
-    batch.copyOut(i, to + MAILBOX_HEADER_BYTES, batch.length[i]!);
-    if (this.#outbox.commit(length)) this.#mailSignal = true;
-    return TRANSMITTED;
+  #post(batch: FrameBatch, first: number, end: number): number {
+    this.refusal = TRANSMITTED;
+    for (let i = first; i < end; i++) {
+      const length = batch.length[i]! + MAILBOX_HEADER_BYTES;
+      const to = this.#outbox.reserve(length);
+      if (to === 0) {
+        this.refusal = TX_DROP_NO_BUFFERS;
+        return i - first;
+      }
+      batch.writeNetHeader(i, MAILBOX_HEADER_BYTES, 1);
+      memcpy(to, batch.headerAddress(i) - MAILBOX_HEADER_BYTES, MAILBOX_HEADER_BYTES);
+      batch.copyOut(i, to + MAILBOX_HEADER_BYTES, batch.length[i]!);
+      if (this.#outbox.commit(length)) this.#mailSignal = true;
+    }
+    return end - first;
   }
 
   flush(): void {

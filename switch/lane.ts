@@ -9,21 +9,27 @@
  */
 import { drainEventfd } from '../linux/eventfd.ts';
 import { POLLIN, PollSet } from '../linux/poll.ts';
+import { Arena, type ArenaOptions } from '../memory/arena.ts';
 import { GuestMemory } from '../memory/guest-memory.ts';
+import { PackedVirtqueue } from '../vhost/packed-virtqueue.ts';
 import type { RingError } from '../vhost/ring-error.ts';
-import { type RingDescription, SplitVirtqueue } from '../vhost/split-virtqueue.ts';
+import { SplitVirtqueue } from '../vhost/split-virtqueue.ts';
 import type { MemoryTable } from '../vhost/vhost-device.ts';
-import { featureNames } from '../vhost/virtio.ts';
+import { featureNames, hasFeature, VIRTIO_F_RING_PACKED } from '../vhost/virtio.ts';
+import type { RingDescription, Virtqueue } from '../vhost/virtqueue.ts';
 import type { PortCounters } from './counters.ts';
 import { Engine } from './engine.ts';
 import { GuestQueue, type Mailbox } from './guest-queue.ts';
+import { LaneLink, linkMemoryBytes, linkRingOffset } from './lane-link.ts';
 import { type FdSink, Port } from './port.ts';
 import { TapQueue } from './tap-queue.ts';
+import { VhostTapQueue } from './vhost-tap-queue.ts';
 
 /** While a frame waits for its receiver the lane looks again after this many ms. */
 const HOLD_POLL_MS = 1;
 /** A sleeping lane wakes this often (ms) to age learned addresses. */
 const IDLE_POLL_MS = 1000;
+const NS_PER_MS = 1e6;
 /** Breaths between looks at the commands while there is traffic, a power of two. */
 const COMMAND_INTERVAL = 64;
 
@@ -39,14 +45,28 @@ export interface LaneOptions {
   spinMs: number;
   /** eventfd that wakes the lane for commands and mail. */
   wakeFd: number;
+  arena?: ArenaOptions;
+  /** The lanes of the switch, when there is more than one. */
+  peers?: LanePeers;
   /** Milliseconds of a clock that never goes back. */
   now: () => number;
+}
+
+/** The lanes of a switch as one of them sees them. */
+export interface LanePeers {
+  /** Which one it is itself. */
+  index: number;
+  /** File of linkMemoryBytes bytes. */
+  linkMemory: number;
+  /** All lanes: the eventfd that wakes each, and counters of what this one sends to it. */
+  lanes: { wakeFd: number; counters: PortCounters }[];
 }
 
 /** What a lane tells without being asked. */
 export type LaneEvent =
   | { event: 'ring-broken'; port: number; queue: number; index: number; error: RingError }
-  | { event: 'tap-gone'; port: number };
+  | { event: 'tap-gone'; port: number }
+  | { event: 'tap-broken'; port: number; message: string };
 
 export interface RingStatus {
   port: number;
@@ -69,6 +89,21 @@ export interface FdbEntry {
   ageSeconds: number;
 }
 
+/** What a lane has done since it began. */
+export interface LaneLoad {
+  /** Rounds over all queues, and those of them that moved nothing. */
+  breaths: number;
+  emptyBreaths: number;
+  /** Frames that left the queues they came from. */
+  frames: number;
+  /** Time spent in breaths that moved something. */
+  busyNs: number;
+  /** Times that it asked for kicks and slept. */
+  sleeps: number;
+  /** Why its memory is no wasm memory; empty when it is. */
+  arena: string;
+}
+
 interface MappedMemory {
   memory: GuestMemory;
   /** Rings that use it. */
@@ -76,6 +111,7 @@ interface MappedMemory {
 }
 
 export class Lane {
+  readonly #arena: Arena;
   readonly #engine: Engine;
   readonly #options: LaneOptions;
   readonly #emit: (event: LaneEvent) => void;
@@ -92,38 +128,61 @@ export class Lane {
   };
   readonly #mapped = new Map<number, MappedMemory>();
   /** Memory table and description of each running ring. */
-  readonly #running = new Map<SplitVirtqueue, { table: number; description: RingDescription }>();
+  readonly #load: LaneLoad = { breaths: 0, emptyBreaths: 0, frames: 0, busyNs: 0, sleeps: 0, arena: '' };
+  readonly #running = new Map<Virtqueue, { table: number; description: RingDescription }>();
   #stopped = false;
 
   constructor(options: LaneOptions, emit: (event: LaneEvent) => void) {
     this.#options = options;
     this.#emit = emit;
-    this.#engine = new Engine({
+    this.#arena = Arena.open(options.arena);
+    this.#load.arena = this.#arena.reason;
+    this.#engine = new Engine(this.#arena, {
       seed: options.seed,
       agingSeconds: options.agingSeconds,
       capacity: options.fdbCapacity,
       maxPerPort: options.fdbPerPort,
     });
     this.#engine.tick(options.now());
+    if (options.peers) this.#connect(options.peers);
+  }
+
+  #connect({ index, linkMemory, lanes }: LanePeers): void {
+    const base = this.#arena.mapFile(linkMemory, linkMemoryBytes(lanes.length));
+    for (const [other, { wakeFd, counters }] of lanes.entries()) {
+      if (other === index) continue;
+      const receiveRing = base + linkRingOffset(lanes.length, other, index);
+      const transmitRing = base + linkRingOffset(lanes.length, index, other);
+      this.#engine.addLink(new LaneLink({ receiveRing, transmitRing, wakeFd }), counters);
+    }
   }
 
   /** Runs until {@link stop}. `runCommands` carries out the commands that wait; it is cheap when there are none. */
   run(runCommands: () => void): void {
     const { now, spinMs } = this.#options;
-    let idleSince = now();
-    let breaths = 0;
+    const load = this.#load;
+    let time = now();
+    let idleSince = time;
     while (!this.#stopped) {
-      const time = now();
       this.#engine.tick(time);
-      if (this.#engine.breathe() > 0) {
-        idleSince = time;
-        if ((++breaths & (COMMAND_INTERVAL - 1)) === 0) runCommands();
+      const moved = this.#engine.breathe();
+      const after = now();
+      load.breaths++;
+      if (moved > 0) {
+        load.frames += moved;
+        load.busyNs += (after - time) * NS_PER_MS;
+        time = after;
+        idleSince = after;
+        if ((load.breaths & (COMMAND_INTERVAL - 1)) === 0) runCommands();
         continue;
       }
+      load.emptyBreaths++;
+      time = after;
       runCommands();
       if (this.#stopped || time - idleSince < spinMs) continue;
       this.#sleep();
-      idleSince = now();
+      time = now();
+      idleSince = time;
     }
   }
 
@@ -133,7 +192,13 @@ export class Lane {
     return this.#engine.breathe();
   }
 
+  /** What the lane has done so far. */
+  load(): LaneLoad {
+    return this.#load;
+  }
+
   #sleep(): void {
+    this.#load.sleeps++;
     const engine = this.#engine;
     const poll = this.#poll;
     if (!engine.enableNotification()) {
@@ -159,25 +224,39 @@ export class Lane {
     this.#engine.addPort(new Port(id, name, counters));
   }
 
-  /** `fd`: see {@link TapQueue}; it stays the caller's, who closes it after {@link removePort}. */
-  addTapPort(id: number, name: string, counters: PortCounters, fd: number, offloads: number): void {
+  /**
+   * `fd`: see {@link TapQueue}; `vhostFd`: see {@link VhostTapQueue}, or -1 to read and write the tap instead. Both stay the
+   * caller's, who closes them after {@link removePort}. Throws what {@link VhostTapQueue} throws; there is no port then.
+   */
+  addTapPort(id: number, name: string, counters: PortCounters, fd: number, offloads: number, vhostFd: number): void {
     const port = new Port(id, name, counters);
     port.offloads = offloads;
-    const queue = new TapQueue(fd);
+    const queue = vhostFd < 0 ? new TapQueue(fd) : new VhostTapQueue(fd, vhostFd, this.#arena);
     queue.onGone = () => {
       this.#engine.refreshPorts();
       this.#emit({ event: 'tap-gone', port: id });
     };
+    if (queue instanceof VhostTapQueue) {
+      queue.onBroken = ({ message }) => {
+        this.#engine.refreshPorts();
+        this.#emit({ event: 'tap-broken', port: id, message });
+      };
+    }
     port.queues[0] = queue;
     this.#engine.addPort(port);
   }
 
   removePort(id: number): void {
     for (const queue of this.#engine.port(id).queues) {
-      if (queue instanceof TapQueue) queue.close();
+      if (queue instanceof TapQueue || queue instanceof VhostTapQueue) queue.close();
       else if (queue instanceof GuestQueue) this.#stopRings(queue);
     }
     this.#engine.removePort(id);
+  }
+
+  /** A port of another lane has gone, or its link is down. */
+  forgetPort(id: number): void {
+    this.#engine.forgetPort(id);
   }
 
   /** TUN_F_… offloads that the client of a port takes. */
@@ -212,9 +291,10 @@ export class Lane {
   startRing(id: number, index: number, ring: number, table: MemoryTable, description: RingDescription): void {
     const queue = this.#guestQueue(id, index);
     const memory = this.#acquire(table);
-    let virtqueue: SplitVirtqueue;
+    let virtqueue: Virtqueue;
     try {
-      virtqueue = new SplitVirtqueue(memory, description);
+      const packed = hasFeature(description.features, VIRTIO_F_RING_PACKED);
+      virtqueue = packed ? new PackedVirtqueue(memory, description) : new SplitVirtqueue(memory, description);
     } catch (error) {
       this.#release(table.id);
       throw error;
@@ -277,7 +357,9 @@ export class Lane {
   }
 
   fdb(): FdbEntry[] {
-    return [...this.#engine.table.entries(this.#engine.nowSeconds)];
+    const entries = [...this.#engine.table.entries(this.#engine.nowSeconds)];
+    // Other lanes tell what they know themselves.
+    return entries.filter(({ port }) => this.#engine.has(port));
   }
 
   rings(): RingStatus[] {
@@ -293,7 +375,7 @@ export class Lane {
     return rings;
   }
 
-  #ringStatus(port: number, queue: number, index: number, ring: SplitVirtqueue): RingStatus {
+  #ringStatus(port: number, queue: number, index: number, ring: Virtqueue): RingStatus {
     const { num, base, usedIdx, headerBytes, calls, callsSuppressed, error } = ring;
     const features = featureNames(this.#running.get(ring)!.description.features);
     return { port, queue, index, num, base, usedIdx, headerBytes, features, calls, callsSuppressed, error };
@@ -319,7 +401,7 @@ export class Lane {
   }
 
   /** Takes a ring out of its queue, and lets go of its memory. */
-  #dropRing(queue: GuestQueue, index: number, ring: SplitVirtqueue): void {
+  #dropRing(queue: GuestQueue, index: number, ring: Virtqueue): void {
     queue.setRing(index, null);
     this.#release(this.#running.get(ring)!.table);
     this.#running.delete(ring);
@@ -328,7 +410,7 @@ export class Lane {
   #acquire(table: MemoryTable): GuestMemory {
     let mapped = this.#mapped.get(table.id);
     if (!mapped) {
-      mapped = { memory: new GuestMemory(table), rings: 0 };
+      mapped = { memory: new GuestMemory(table, this.#arena), rings: 0 };
       this.#mapped.set(table.id, mapped);
     }
     mapped.rings++;

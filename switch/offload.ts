@@ -6,9 +6,10 @@
  */
 
 import { TUN_F_CSUM, TUN_F_TSO_ECN, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4, TUN_F_USO6 } from '../linux/if-tun.ts';
-import { addressOf } from '../linux/libc.ts';
+import { type Address, viewMemory } from '../linux/libc.ts';
+import type { Arena } from '../memory/arena.ts';
 import { FrameBatch, HEADER_BYTES, MAX_FRAME_BYTES } from '../memory/frame-batch.ts';
-import { CSUM_BYTES, clearNetHeader } from '../vhost/net-header.ts';
+import { CSUM_BYTES } from '../vhost/net-header.ts';
 import {
   VIRTIO_NET_HDR_F_NEEDS_CSUM,
   VIRTIO_NET_HDR_GSO_ECN,
@@ -17,7 +18,7 @@ import {
   VIRTIO_NET_HDR_GSO_TCPV6,
   VIRTIO_NET_HDR_GSO_UDP_L4,
 } from '../vhost/virtio.ts';
-import { completePartialChecksum } from './checksum.ts';
+import { completePartialChecksum, type sum } from './checksum.ts';
 import { ETHERNET_TYPE, ETHERTYPE_CTAG, ETHERTYPE_IPV6, ETHERTYPE_STAG, VLAN_TAG_LENGTH } from './header-fields.ts';
 import { Segmenter } from './segmentation.ts';
 
@@ -75,21 +76,39 @@ function isIpv6(batch: FrameBatch, i: number): boolean {
   return type === ETHERTYPE_IPV6;
 }
 
+/** Room for the segments of one batch: full ones of an Ethernet frame, or at least one of any length. */
+const SEGMENT_BYTES = 1 << 17;
+
 /**
  * Does in software what a port did not negotiate: completes the checksum, or cuts a super-frame into segments.
- * One belongs to one lane. Frame by frame: {@link start}, then {@link next} until it is false.
+ * One belongs to one lane. {@link start} with a frame, then {@link next} until it gives 0. Hot: allocates nothing.
  */
 export class OffloadAdapter {
-  /** Holds one plain frame at a time, as frame 0. */
-  readonly batch = new FrameBatch();
-  readonly #whole = new Uint8Array(MAX_FRAME_BYTES);
-  readonly #wholeAddress = addressOf(this.#whole);
-  readonly #segment = new Uint8Array(MAX_FRAME_BYTES);
-  readonly #segmentAddress = addressOf(this.#segment);
-  readonly #segmenter = new Segmenter();
+  /** Holds plain frames, as many as {@link next} said. */
+  readonly batch: FrameBatch;
+  readonly #whole: Uint8Array;
+  readonly #wholeAddress: Address;
+  readonly #out: Uint8Array;
+  readonly #outAddress: Address;
+  readonly #segmenter: Segmenter;
+  readonly #sumWhole: typeof sum;
+  /** Segments planned, 0 for a frame that is whole, and how many of them have been made. */
   #segments = 0;
   #emitted = 0;
   #length = 0;
+
+  constructor(arena: Arena) {
+    this.batch = new FrameBatch(arena);
+    this.#wholeAddress = arena.allocate(MAX_FRAME_BYTES);
+    this.#whole = new Uint8Array(viewMemory(this.#wholeAddress, MAX_FRAME_BYTES));
+    this.#outAddress = arena.allocate(SEGMENT_BYTES);
+    this.#out = new Uint8Array(viewMemory(this.#outAddress, SEGMENT_BYTES));
+    // The arrays are always the two above, of which the kernels know the addresses.
+    this.#segmenter = new Segmenter({
+      copyAndSum: (_from, at, length, _to, to) => arena.copySum(this.#outAddress + to, this.#wholeAddress + at, length),
+    });
+    this.#sumWhole = (_bytes, start, end, initial) => arena.sum(this.#wholeAddress + start, end - start) + initial;
+  }
 
   /** Takes frame `i` of `batch`. False when its headers contradict its offload fields: drop it. */
   start(batch: FrameBatch, i: number): boolean {
@@ -104,27 +123,34 @@ export class OffloadAdapter {
       return this.#segments > 0;
     }
     this.#segments = 0;
-    return completePartialChecksum(this.#whole, length, csumStart, csumOffset);
+    return completePartialChecksum(this.#whole, length, csumStart, csumOffset, this.#sumWhole);
   }
 
-  /** Puts the next plain frame into {@link batch}; false when there is no more. */
-  next(): boolean {
-    if (this.#segments === 0) {
-      if (this.#emitted++ > 0) return false;
-      this.#put(this.#wholeAddress, this.#length);
-      return true;
-    }
-    if (this.#emitted === this.#segments) return false;
-    this.#put(this.#segmentAddress, this.#segmenter.emit(this.#emitted++, this.#segment, 0));
-    return true;
-  }
-
-  #put(address: number, length: number): void {
+  /** Fills {@link batch} with the next plain frames, and gives how many; 0 when there is no more. */
+  next(): number {
     const { batch } = this;
     batch.clear();
-    batch.segmentAddress[1] = address;
-    batch.segmentLength[1] = length;
-    batch.append(0, 1, 0, length);
-    clearNetHeader(batch, 0);
+    if (this.#segments === 0) {
+      if (this.#emitted++ > 0) return 0;
+      this.#note(0, this.#wholeAddress, this.#length);
+      batch.appendBuffers(1, 0);
+      return 1;
+    }
+    let frames = 0;
+    let used = 0;
+    while (frames < batch.room && this.#emitted < this.#segments) {
+      const length = this.#segmenter.emit(this.#emitted, this.#out, used);
+      if (length < 0) break;
+      this.#note(frames++, this.#outAddress + used, length);
+      used += length;
+      this.#emitted++;
+    }
+    batch.appendBuffers(frames, 0);
+    return frames;
+  }
+
+  #note(frame: number, address: Address, length: number): void {
+    this.batch.segmentAddress[1 + 2 * frame] = address;
+    this.batch.segmentLength[1 + 2 * frame] = length;
   }
 }

@@ -5,6 +5,7 @@
  */
 import type { FrameBatch } from '../memory/frame-batch.ts';
 import { newCounters, type PortCounters } from './counters.ts';
+import { FlowSteering } from './flow-steering.ts';
 
 /** The descriptors that wake a sleeping lane. */
 export interface FdSink {
@@ -26,8 +27,13 @@ export interface PortQueue {
   receive(batch: FrameBatch): number;
   /** The first `count` frames of the last receive are done with; the others come again with the next receive. */
   release(count: number): void;
-  /** Hands frame `i` to the port. With TX_DROP_NO_BUFFERS the same frame may be tried again later. */
-  transmit(batch: FrameBatch, i: number): TransmitResult;
+  /**
+   * Hands frames `first` … `end - 1` to the port, in order. Gives how many it took; {@link refusal} says why it took no
+   * more: with TX_DROP_NO_BUFFERS the same frame may be tried again later.
+   */
+  transmit(batch: FrameBatch, first: number, end: number): number;
+  /** Why the last {@link transmit} refused a frame; TRANSMITTED when it did not. */
+  readonly refusal: TransmitResult;
   /** Makes everything since the last flush visible to the other side, and wakes it where it asked for that. */
   flush(): void;
   /** Whether frames for the port can go to this queue now. */
@@ -56,6 +62,7 @@ export class Port {
   offloads = 0;
   linkUp = true;
   #ready: PortQueue[] = [];
+  readonly #steering = new FlowSteering();
 
   constructor(id: number, name: string, counters: PortCounters = newCounters()) {
     this.id = id;
@@ -73,9 +80,20 @@ export class Port {
     return this.#ready.length;
   }
 
-  /** The queue for a flow's hash, or undefined while there is none. */
-  queueFor(hash: number): PortQueue | undefined {
+  /** The only queue that can take frames, or the first of several; undefined while there is none. */
+  get firstQueue(): PortQueue | undefined {
+    return this.#ready[0];
+  }
+
+  /** The queue for a flow, by its hash; undefined while there is none. */
+  queueFor(hash: number, nowSeconds: number): PortQueue | undefined {
     const ready = this.#ready;
-    return ready.length < 2 ? ready[0] : ready[(hash >>> 0) % ready.length];
+    return ready[this.#steering.queueOf(hash, ready.length, nowSeconds)];
+  }
+
+  /** A frame of the flow with this hash came from `queue`: the flow's answers go there too. */
+  noteFlow(hash: number, queue: PortQueue, nowSeconds: number): void {
+    const index = this.#ready.indexOf(queue);
+    if (index >= 0) this.#steering.note(hash, index, nowSeconds);
   }
 }

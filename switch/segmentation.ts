@@ -134,9 +134,23 @@ export function describeRefusal(refusal: number): string {
   return words;
 }
 
+/**
+ * Copies `length` bytes and returns their partial sum (RFC 1071), as {@link sum} has it. Reading each byte once is what
+ * makes the sum fit the copy.
+ */
+export type CopyAndSum = (
+  from: Uint8Array,
+  fromOffset: number,
+  length: number,
+  to: Uint8Array,
+  toOffset: number,
+) => number;
+
 export interface SegmenterOptions {
   /** Segments that one frame may ask for, 1 to 65,535. Default DEFAULT_MAX_SEGMENTS. */
   maxSegments?: number;
+  /** How payload is copied; for arrays of which the caller knows more. */
+  copyAndSum?: CopyAndSum;
 }
 
 const NO_FRAME = new Uint8Array(0);
@@ -145,6 +159,7 @@ const MAX_LENGTH_FIELD = 0xffff;
 
 export class Segmenter {
   readonly #maxSegments: number;
+  readonly #copyAndSum: CopyAndSum;
   /** The planned frame's headers, Ethernet to TCP or UDP: copied by plan, patched by emit. */
   readonly #header = new Uint8Array(MAX_HEADER_LENGTH);
   #frame: Uint8Array = NO_FRAME;
@@ -166,6 +181,7 @@ export class Segmenter {
   /** @throws RangeError for maxSegments outside 1 to 65,535. */
   constructor(options: SegmenterOptions = {}) {
     const { maxSegments = DEFAULT_MAX_SEGMENTS } = options;
+    this.#copyAndSum = options.copyAndSum ?? copyAndSum;
     if (!(Number.isInteger(maxSegments) && maxSegments >= 1 && maxSegments <= 0xffff)) {
       throw new RangeError(`segmenter maxSegments is ${maxSegments}: give a whole number from 1 to 65535`);
     }
@@ -217,7 +233,7 @@ export class Segmenter {
     const headerLength = this.#headerLength;
     if (!(outOffset >= 0 && outOffset + headerLength + payload <= out.length)) return REFUSED_NO_ROOM;
     const start = index * this.#gsoSize;
-    const payloadSum = copyAndSum(this.#frame, headerLength + start, payload, out, outOffset + headerLength);
+    const payloadSum = this.#copyAndSum(this.#frame, headerLength + start, payload, out, outOffset + headerLength);
     const upperLayerLength = headerLength - this.#transportOffset + payload;
     if (this.#isIpv6) this.#patchIpv6(upperLayerLength);
     else this.#patchIpv4(upperLayerLength, index);
@@ -411,10 +427,7 @@ export class Segmenter {
   }
 }
 
-/**
- * Copies `length` bytes and returns their partial sum (RFC 1071). Unfolded, the payload of a frame of
- * MAX_FRAME_BYTES sums to less than 2^31. Reading each byte once is what makes the sum fit the copy.
- */
+/** Unfolded, the payload of a frame of MAX_FRAME_BYTES sums to less than 2^31. */
 function copyAndSum(from: Uint8Array, fromOffset: number, length: number, to: Uint8Array, toOffset: number): number {
   let total = 0;
   let i = 0;

@@ -14,7 +14,6 @@ import {
   MIN_FRAME_BYTES,
 } from '../memory/frame-batch.ts';
 import { SharedBuffer } from '../memory/shared-buffer.ts';
-import { readNetHeader, writeNetHeader } from '../vhost/net-header.ts';
 import { VIRTIO_NET_HDR_MRG_RXBUF_BYTES } from '../vhost/virtio.ts';
 import { TX_DROP_ERROR, TX_DROP_LINK_DOWN, TX_DROP_NO_BUFFERS } from './counters.ts';
 import { type FdSink, type PortQueue, TRANSMITTED, type TransmitResult } from './port.ts';
@@ -28,6 +27,7 @@ const IOVEC_WORDS = 2;
 export class TapQueue implements PortQueue {
   malformed = 0;
   stalledSince = -1;
+  refusal: TransmitResult = TRANSMITTED;
   /** The interface was deleted under us. */
   gone = false;
   onGone: () => void = () => {};
@@ -75,11 +75,9 @@ export class TapQueue implements PortQueue {
     }
     for (let i = 0; i < this.#waiting && batch.hasRoom; i++) {
       const slot = (this.#first + i) % BATCH_FRAMES;
-      const first = batch.segments;
-      batch.segmentAddress[first + 1] = this.#slots.address + slot * SLOT_BYTES;
-      batch.segmentLength[first + 1] = this.#lengths[slot]!;
-      batch.append(first, 1, TAP_HEADER_BYTES, this.#lengths[slot]! - TAP_HEADER_BYTES);
-      readNetHeader(batch, batch.count - 1, TAP_HEADER_BYTES);
+      batch.segmentAddress[batch.segments + 1] = this.#slots.address + slot * SLOT_BYTES;
+      batch.segmentLength[batch.segments + 1] = this.#lengths[slot]!;
+      batch.append(1, TAP_HEADER_BYTES, this.#lengths[slot]! - TAP_HEADER_BYTES);
     }
     return batch.count;
   }
@@ -89,8 +87,16 @@ export class TapQueue implements PortQueue {
     this.#waiting -= count;
   }
 
-  transmit(batch: FrameBatch, i: number): TransmitResult {
-    writeNetHeader(batch, i, TAP_HEADER_BYTES, 0);
+  transmit(batch: FrameBatch, first: number, end: number): number {
+    for (let i = first; i < end; i++) {
+      this.refusal = this.#write(batch, i);
+      if (this.refusal !== TRANSMITTED) return i - first;
+    }
+    return end - first;
+  }
+
+  #write(batch: FrameBatch, i: number): TransmitResult {
+    batch.writeNetHeader(i, TAP_HEADER_BYTES, 0);
     const start = batch.firstSegment[i]!;
     const segments = batch.segmentCount[i]!;
     for (let s = 0; s < segments; s++) {

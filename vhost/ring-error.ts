@@ -8,6 +8,7 @@ export type RingErrorCode =
   | 'NEXT_OUT_OF_RANGE'
   | 'CHAIN_TOO_LONG'
   | 'CHAIN_LOOPS'
+  | 'CHAIN_NOT_AVAILABLE'
   | 'WRONG_DIRECTION'
   | 'BUFFER_UNMAPPED'
   | 'INDIRECT_NOT_NEGOTIATED'
@@ -22,6 +23,7 @@ const EXPLANATIONS: Record<RingErrorCode, string> = {
   NEXT_OUT_OF_RANGE: 'desc.next names a descriptor beyond the table',
   CHAIN_TOO_LONG: 'a chain has more buffers than a frame may have',
   CHAIN_LOOPS: 'a chain is longer than its table: it loops',
+  CHAIN_NOT_AVAILABLE: 'a chain goes on at a descriptor that the driver has not made available',
   WRONG_DIRECTION: 'a buffer has the wrong VIRTQ_DESC_F_WRITE for this ring',
   BUFFER_UNMAPPED: 'a buffer lies outside the shared memory of the guest',
   INDIRECT_NOT_NEGOTIATED: 'VIRTQ_DESC_F_INDIRECT without VIRTIO_RING_F_INDIRECT_DESC',

@@ -5,6 +5,7 @@
  *     avail ring         flags le16 | idx le16 | ring[num] le16 | used_event le16           driver writes
  *     used ring          flags le16 | idx le16 | ring[num] { id le32 | len le32 } | avail_event le16   device writes
  */
+import type { Address } from '../linux/libc.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import {
   VIRTQ_AVAIL_ENTRY_BYTES,
@@ -56,6 +57,10 @@ export interface SplitRingViews {
   usedRing: Uint32Array;
   /** avail_event; empty without VIRTIO_RING_F_EVENT_IDX. */
   availEvent: Uint16Array;
+  /** Addresses of desc, of avail.ring and of usedRing. */
+  descAddress: Address;
+  availRingAddress: Address;
+  usedRingAddress: Address;
 }
 
 /** Views of a ring, or null when part of it lies outside the mapped memory. */
@@ -73,6 +78,9 @@ export function mapSplitRing(
   const usedBytes = memory.view(used, sizes.used);
   const ringBytes = num * VIRTQ_USED_ENTRY_BYTES;
   return {
+    descAddress: desc,
+    availRingAddress: avail + VIRTQ_AVAIL_HEADER_BYTES,
+    usedRingAddress: used + VIRTQ_USED_HEADER_BYTES,
     desc: new Uint32Array(memory.view(desc, sizes.desc)),
     avail: new Uint16Array(memory.view(avail, sizes.avail)),
     used: new Uint16Array(usedBytes, 0, 2),

@@ -1,5 +1,7 @@
 /** Names and numbers of the virtio 1.2 specification that the rings and the network device need. */
 
+import { VIRTIO_NET_HDR_BYTES, VIRTIO_NET_HDR_MRG_RXBUF_BYTES } from '../memory/frame-batch.ts';
+
 // Feature bits, as bit numbers (§5.1.3, §6).
 export const VIRTIO_NET_F_MRG_RXBUF = 15;
 export const VIRTIO_F_NOTIFY_ON_EMPTY = 24;
@@ -9,6 +11,7 @@ export const VIRTIO_RING_F_EVENT_IDX = 29;
 export const VIRTIO_F_VERSION_1 = 32;
 export const VIRTIO_F_ACCESS_PLATFORM = 33;
 export const VIRTIO_F_RING_PACKED = 34;
+export const VIRTIO_F_IN_ORDER = 35;
 
 const FEATURE_NAMES: Record<number, string> = {
   15: 'MRG_RXBUF',
@@ -20,6 +23,7 @@ const FEATURE_NAMES: Record<number, string> = {
   32: 'VERSION_1',
   33: 'ACCESS_PLATFORM',
   34: 'RING_PACKED',
+  35: 'IN_ORDER',
 };
 
 /** A set of features; bit n of the word is feature number n. */
@@ -52,10 +56,20 @@ export const VIRTQ_USED_F_NO_NOTIFY = 1;
 /** used_event and avail_event (§2.7.10). */
 export const VIRTQ_EVENT_BYTES = 2;
 
-// struct virtio_net_hdr (§5.1.6): u8 flags, u8 gso_type, le16 hdr_len, gso_size, csum_start, csum_offset, num_buffers.
-export const VIRTIO_NET_HDR_BYTES = 10;
-/** With num_buffers: with VIRTIO_NET_F_MRG_RXBUF or VIRTIO_F_VERSION_1. */
-export const VIRTIO_NET_HDR_MRG_RXBUF_BYTES = 12;
+// Packed virtqueues (§2.8).
+/** Entries of a packed ring at the most (§2.8.14: an index in it has 15 bits). */
+export const VIRTQ_PACKED_NUM_MAX = 32_768;
+export const VIRTQ_DESC_F_AVAIL = 1 << 7;
+export const VIRTQ_DESC_F_USED = 1 << 15;
+/** struct pvirtq_event_suppress { le16 { desc_event_off : 15; desc_event_wrap : 1; }; le16 flags; } (§2.8.14) */
+export const VIRTQ_EVENT_SUPPRESS_BYTES = 4;
+export const RING_EVENT_FLAGS_ENABLE = 0;
+export const RING_EVENT_FLAGS_DISABLE = 1;
+export const RING_EVENT_FLAGS_DESC = 2;
+
+// struct virtio_net_hdr (virtio 1.2 §5.1.6): u8 flags, u8 gso_type, le16 hdr_len, gso_size, csum_start, csum_offset, and
+// num_buffers with VIRTIO_NET_F_MRG_RXBUF or VIRTIO_F_VERSION_1.
+export { VIRTIO_NET_HDR_BYTES, VIRTIO_NET_HDR_MRG_RXBUF_BYTES };
 export const VIRTIO_NET_HDR_F_NEEDS_CSUM = 1;
 export const VIRTIO_NET_HDR_F_DATA_VALID = 2;
 export const VIRTIO_NET_HDR_GSO_NONE = 0;

@@ -11,7 +11,7 @@ const DEFAULTS = {
   control: { socket: '/run/ringswitch/control.sock' },
   log: { level: 'info', format: 'auto' },
   fdb: { aging: 300, capacity: 16384, perPort: 4096 },
-  lane: { spin: 50 },
+  lane: { spin: 50, count: 1, cpus: [], placement: {}, wasm: true },
   taps: [],
 };
 
@@ -50,7 +50,7 @@ mount: {path: ' /tmp/dev ', uid: 1000, gid: 4294967294, mode: '0600'}
 control: {socket: /tmp/control.sock}
 log: {level: error, format: json}
 fdb: {aging: 1000000, capacity: 4194304, perPort: 1}
-lane: {spin: 0.5}
+lane: {spin: 0.5, count: 2, cpus: [1, 0], placement: {vm1: 1, 'tap*': 0}, wasm: false}
 taps:
   - {name: host0, persistent: true}
   - name: fifteen-bytes-0
@@ -60,7 +60,7 @@ taps:
       control: { socket: '/tmp/control.sock' },
       log: { level: 'error', format: 'json' },
       fdb: { aging: 1000000, capacity: 4194304, perPort: 1 },
-      lane: { spin: 0.5 },
+      lane: { spin: 0.5, count: 2, cpus: [1, 0], placement: { vm1: 1, 'tap*': 0 }, wasm: false },
       taps: [
         { name: 'host0', persistent: true },
         { name: 'fifteen-bytes-0', persistent: false },
@@ -86,6 +86,9 @@ taps:
     ['fdb: {capacity: .nan}', '1:17: fdb.capacity: expected a whole number of addresses from 1 to 4194304, got NaN'],
     ['fdb: {perPort: 1.5}', '1:16: fdb.perPort: expected a whole number of addresses from 1 to 4194304, got 1.5'],
     ['fdb: [1]', '1:6: fdb: expected a mapping, got [1]'],
+    ['lane: {count: 17}', '1:15: lane.count: expected a number of lanes from 1 to 16, got 17'],
+    ['lane: {count: 2, cpus: [0]}', '1:24: lane.cpus: expected a processor for each of the 2 lanes, got [0]'],
+    ['lane: {placement: {a: 1}}', '1:23: lane.placement.a: expected a lane below 1, got 1'],
     ['lane: {spin: -1}', '1:14: lane.spin: expected a number of microseconds from 0 to 1000000, got -1'],
     ['mount: {uid: -1}', '1:14: mount.uid: expected an id from 0 to 4294967294, got -1'],
     ['mount: {gid: 4294967295}', '1:14: mount.gid: expected an id from 0 to 4294967294, got 4294967295'],

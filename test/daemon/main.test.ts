@@ -49,7 +49,7 @@ describe('the command line', function () {
   const usage: [words: string[], message: RegExp][] = [
     [[], /^Usage: ringswitch /],
     [['nonsense'], /^ringswitch: unknown command 'nonsense'/],
-    [['show', 'nope'], /^ringswitch: .*'nope' is invalid.*one of status, ports, fdb, rings, memory/],
+    [['show', 'nope'], /^ringswitch: .*'nope' is invalid.*one of status, ports, fdb, rings, memory, lanes/],
     [['show', '--nope'], /^ringswitch: unknown option '--nope'/],
     [['daemon', 'extra'], /^ringswitch: too many arguments for 'daemon'/],
     [['--socket', '/x', 'daemon'], /^ringswitch: --socket is for clients; the daemon's is control\.socket/],
@@ -85,6 +85,7 @@ describe('the command line', function () {
       ['fdb', /\n52:54:00:12:34:56 {2}web1 {2}3 s\n/],
       ['rings', /\nweb1 .* running /],
       ['memory', /\n.*1\.0 GiB/],
+      ['lanes', /NS\/FRAME.*\n.*100.*wasm/],
     ] as const) {
       assert.match((await ringswitch(['show', what, '--socket', socket])).stdout, row);
     }

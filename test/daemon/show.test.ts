@@ -61,7 +61,7 @@ describe('show', () => {
       text(
         'PORT   KIND   LINK        PATH   QUEUES  RX FRAMES  RX       TX FRAMES  TX   DROPS  OFFLOADS                CLIENT',
         'web1   guest  up          vhost       1         12  1.5 KiB          0  0 B      2  csum,tso4               qemu-system-x86 (2077)',
-        'host0  tap    no carrier  tap         1          0  0 B              0  0 B      0  csum,tso4,tso6,tso-ecn  -',
+        'host0  tap    no carrier  file        1          0  0 B              0  0 B      0  csum,tso4,tso6,tso-ecn  -',
         'web2   guest  down        none        0          0  0 B              0  0 B      0  csum,tso4               -',
         'web1: dropped 2 tx_drop_no_buffers',
         'host0: the interface was deleted',
@@ -90,6 +90,14 @@ describe('show', () => {
         'web1      0  rx     256    40    12      12      9         3  running  MRG_RXBUF,EVENT_IDX,VERSION_1',
         'web1      0  tx     256    40    12      12      9         3  BROKEN   MRG_RXBUF,EVENT_IDX,VERSION_1',
         `web1 queue 0 tx: CHAIN_LOOPS: ${message}`,
+      ),
+    );
+    const packed = { ...goodRing(), num: 300, base: 0x8010_0007, usedIdx: 0x8010, features: ['RING_PACKED'] };
+    assert.equal(
+      formatRings([packed]),
+      text(
+        'PORT  QUEUE  RING  SIZE  BASE  USED  HEADER  CALLS  WITHHELD  STATE    FEATURES',
+        'web1      0  rx     300  7/0   16/1      12      9         3  running  RING_PACKED',
       ),
     );
     assert.equal(formatRings([]), 'no rings');

@@ -3,6 +3,7 @@ import {
   type Control,
   ControlError,
   type FdbRow,
+  type LaneRow,
   type MemoryRow,
   type PortStatus,
   type RingRow,
@@ -42,6 +43,25 @@ export class FakeControl implements Control {
   async rings(): Promise<RingRow[]> {
     this.#note('rings');
     return [goodRing()];
+  }
+
+  async lanes(): Promise<LaneRow[]> {
+    this.#note('lanes');
+    return [
+      {
+        lane: 0,
+        cpu: 1,
+        ports: 2,
+        breaths: 500,
+        emptyBreaths: 100,
+        frames: 4000,
+        busyNs: 400_000,
+        sleeps: 7,
+        sentToLanes: 30,
+        lostToLanes: 2,
+        arena: '',
+      },
+    ];
   }
 
   async memory(): Promise<MemoryRow[]> {
@@ -113,7 +133,7 @@ export function tapPort(name: string, persistent: boolean): PortStatus {
     name,
     kind: 'tap',
     offloads: ['csum', 'tso4', 'tso6', 'tso-ecn'],
-    path: 'tap',
+    path: 'file',
     persistent,
     clients: [],
     mac: null,

@@ -2,7 +2,7 @@
 import { BATCH_FRAMES, type FrameBatch } from '../../memory/frame-batch.ts';
 import { TX_DROP_NO_BUFFERS } from '../../switch/counters.ts';
 import { type FdSink, type PortQueue, TRANSMITTED, type TransmitResult } from '../../switch/port.ts';
-import { appendFrame, frameOf } from './frame-bytes.ts';
+import { appendFrame, appendFrames, frameOf, join } from './frame-bytes.ts';
 
 /** A frame with the fields of its virtio-net header (virtio 1.2 §5.1.6); all 0 where not given. */
 export interface TestFrame {
@@ -15,29 +15,41 @@ export interface TestFrame {
   csumOffset?: number;
 }
 
-/** Appends a frame with all its columns: the batch may hold older ones. */
-export function appendTestFrame(batch: FrameBatch, frame: TestFrame): void {
-  const i = batch.count;
-  appendFrame(batch, [frame.bytes]);
-  batch.flags[i] = frame.flags ?? 0;
-  batch.gsoType[i] = frame.gsoType ?? 0;
-  batch.hdrLen[i] = frame.hdrLen ?? 0;
-  batch.gsoSize[i] = frame.gsoSize ?? 0;
-  batch.csumStart[i] = frame.csumStart ?? 0;
-  batch.csumOffset[i] = frame.csumOffset ?? 0;
+const NET_HEADER_BYTES = 12;
+
+/** The virtio-net header that says so, with num_buffers (0). */
+export function netHeaderOf(frame: TestFrame): Uint8Array {
+  const { flags = 0, gsoType = 0, hdrLen = 0, gsoSize = 0, csumStart = 0, csumOffset = 0 } = frame;
+  const view = new DataView(new ArrayBuffer(NET_HEADER_BYTES));
+  view.setUint8(0, flags);
+  view.setUint8(1, gsoType);
+  for (const [i, field] of [hdrLen, gsoSize, csumStart, csumOffset].entries()) view.setUint16(2 + 2 * i, field, true);
+  return new Uint8Array(view.buffer);
 }
 
-/** Frame `i` of a batch with its columns. */
+/** Appends frames behind their virtio-net headers together, as a ring does. */
+export function appendTestFrames(batch: FrameBatch, frames: TestFrame[]): void {
+  const buffers = frames.map((frame) => join([netHeaderOf(frame), frame.bytes]));
+  appendFrames(batch, buffers, NET_HEADER_BYTES);
+}
+
+export function appendTestFrame(batch: FrameBatch, frame: TestFrame): void {
+  appendFrame(batch, [netHeaderOf(frame), frame.bytes], NET_HEADER_BYTES);
+}
+
+/** Frame `i` of a batch with its columns; those that mean nothing (without flags and gso_type) as 0. */
 export function testFrameOf(batch: FrameBatch, i: number): Required<TestFrame> {
   const { flags, gsoType, hdrLen, gsoSize, csumStart, csumOffset } = batch;
+  const plain = flags[i] === 0 && gsoType[i] === 0;
+  const field = (column: Uint16Array): number => (plain ? 0 : column[i]!);
   return {
     bytes: frameOf(batch, i),
     flags: flags[i]!,
     gsoType: gsoType[i]!,
-    hdrLen: hdrLen[i]!,
-    gsoSize: gsoSize[i]!,
-    csumStart: csumStart[i]!,
-    csumOffset: csumOffset[i]!,
+    hdrLen: field(hdrLen),
+    gsoSize: field(gsoSize),
+    csumStart: field(csumStart),
+    csumOffset: field(csumOffset),
   };
 }
 
@@ -51,13 +63,16 @@ export class FakeQueue implements PortQueue {
   readonly sent: Required<TestFrame>[] = [];
   /** Buffers that it has for frames. */
   buffers = Number.POSITIVE_INFINITY;
-  /** What it answers instead of taking a frame, when it has buffers. */
+  /** Why it takes no frame, though it has buffers: the same for all, or by frame. */
+  refuses: TransmitResult | ((frame: Uint8Array) => TransmitResult) = TRANSMITTED;
   refusal: TransmitResult = TRANSMITTED;
   /** What enableNotification answers. */
   more = false;
   readonly pollFd: number;
   readonly released: number[] = [];
   readonly offered: Uint8Array[] = [];
+  /** How many frames each transmit was for. */
+  readonly runs: number[] = [];
   readonly enabled: { held: boolean; stalled: boolean }[] = [];
   flushes = 0;
   disabled = 0;
@@ -67,7 +82,7 @@ export class FakeQueue implements PortQueue {
   }
 
   receive(batch: FrameBatch): number {
-    for (const frame of this.inbox.slice(0, BATCH_FRAMES)) appendTestFrame(batch, frame);
+    appendTestFrames(batch, this.inbox.slice(0, BATCH_FRAMES));
     return batch.count;
   }
 
@@ -76,13 +91,22 @@ export class FakeQueue implements PortQueue {
     this.inbox.splice(0, count);
   }
 
-  transmit(batch: FrameBatch, i: number): TransmitResult {
-    this.offered.push(frameOf(batch, i));
+  transmit(batch: FrameBatch, first: number, end: number): number {
+    this.runs.push(end - first);
+    for (let i = first; i < end; i++) {
+      const bytes = frameOf(batch, i);
+      this.offered.push(bytes);
+      this.refusal = this.#refusalOf(bytes);
+      if (this.refusal !== TRANSMITTED) return i - first;
+      this.buffers--;
+      this.sent.push(testFrameOf(batch, i));
+    }
+    return end - first;
+  }
+
+  #refusalOf(bytes: Uint8Array): TransmitResult {
     if (this.buffers === 0) return TX_DROP_NO_BUFFERS;
-    if (this.refusal !== TRANSMITTED) return this.refusal;
-    this.buffers--;
-    this.sent.push(testFrameOf(batch, i));
-    return TRANSMITTED;
+    return typeof this.refuses === 'number' ? this.refuses : this.refuses(bytes);
   }
 
   flush(): void {

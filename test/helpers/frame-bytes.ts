@@ -33,17 +33,32 @@ export function join(pieces: Uint8Array[]): Uint8Array {
 /** Pieces that a batch refers to by address: they live as long as it. */
 const kept = new WeakMap<FrameBatch, Uint8Array[]>();
 
+function keep(batch: FrameBatch, pieces: Uint8Array[]): Uint8Array[] {
+  const copies = pieces.map((piece) => Uint8Array.from(piece));
+  kept.set(batch, batch.count === 0 ? copies : [...(kept.get(batch) ?? []), ...copies]);
+  return copies;
+}
+
 /** Appends a frame, after `prefix` bytes of a header, to a batch from copies of these buffers. */
 export function appendFrame(batch: FrameBatch, pieces: Uint8Array[], prefix = 0): void {
-  const first = batch.segments;
-  const copies = pieces.map((piece) => Uint8Array.from(piece));
-  kept.set(batch, first === 0 ? copies : [...(kept.get(batch) ?? []), ...copies]);
-  for (const [i, copy] of copies.entries()) {
-    batch.segmentAddress[first + 1 + i] = copy.length > 0 ? addressOf(copy) : 0;
-    batch.segmentLength[first + 1 + i] = copy.length;
+  let at = batch.segments;
+  for (const copy of keep(batch, pieces)) {
+    at++;
+    batch.segmentAddress[at] = copy.length > 0 ? addressOf(copy) : 0;
+    batch.segmentLength[at] = copy.length;
   }
-  const total = copies.reduce((sum, copy) => sum + copy.length, 0);
-  batch.append(first, copies.length, prefix, total - prefix);
+  const total = pieces.reduce((sum, piece) => sum + piece.length, 0);
+  batch.append(pieces.length, prefix, total - prefix);
+}
+
+/** Appends frames together, each after `prefix` bytes of a header and from a copy of its only buffer. */
+export function appendFrames(batch: FrameBatch, frames: Uint8Array[], prefix = 0): void {
+  for (const [i, copy] of keep(batch, frames).entries()) {
+    const at = batch.segments + 1 + 2 * i;
+    batch.segmentAddress[at] = addressOf(copy);
+    batch.segmentLength[at] = copy.length;
+  }
+  batch.appendBuffers(frames.length, prefix);
 }
 
 /** The whole frame `i` of a batch. */

@@ -7,9 +7,11 @@
 import { close } from '../../linux/file.ts';
 import { viewMemory } from '../../linux/libc.ts';
 import { MAP_SHARED, memfd, mmap, munmap, PROT_READ, PROT_WRITE } from '../../linux/mman.ts';
+import type { Arena } from '../../memory/arena.ts';
 import type { ClientMemory } from '../../memory/client-memory.ts';
 import { GuestMemory } from '../../memory/guest-memory.ts';
-import type { RingDescription } from '../../vhost/split-virtqueue.ts';
+import type { RingDescription } from '../../vhost/virtqueue.ts';
+import { wasmArena } from './arenas.ts';
 
 const PAGE = 4096;
 
@@ -42,6 +44,7 @@ export const ANY_LAYOUT = 1n << 27n;
 export const INDIRECT_DESC = 1n << 28n;
 export const EVENT_IDX = 1n << 29n;
 export const VERSION_1 = 1n << 32n;
+export const IN_ORDER = 1n << 35n;
 
 /** A piece of guest-physical memory, and where the client (QEMU, say) has it; all in bytes. */
 export interface TestRegion {
@@ -95,8 +98,8 @@ export class TestGuest {
   }
 
   /** A device's mapping of it. Lives until {@link dispose}. */
-  map(): GuestMemory {
-    const memory = new GuestMemory(this.client);
+  map(arena: Arena = wasmArena()): GuestMemory {
+    const memory = new GuestMemory(this.client, arena);
     this.#devices.push(memory);
     return memory;
   }
@@ -202,7 +205,7 @@ export interface UsedChain {
 
 export interface DriverOptions {
   num: number;
-  /** Features negotiated: INDIRECT_DESC and EVENT_IDX matter to the driver, the others travel to the device. */
+  /** Features negotiated: INDIRECT_DESC, EVENT_IDX and IN_ORDER matter to the driver, the others travel to the device. */
   features: bigint;
   /** Guest address where the ring's parts go, one after the other. */
   at: number;
@@ -351,7 +354,10 @@ export class SplitDriver {
 
   // ---- taking back what the device used (§2.7.14)
 
-  /** Chains used since the last time, in the order of the used ring. */
+  /**
+   * Chains used since the last time, in the order of the used ring. With VIRTIO_F_IN_ORDER an entry stands for all
+   * chains up to its own (§2.7.9): the next one is as many entries further, and the skipped chains have no length.
+   */
   reclaim(): UsedChain[] {
     const used: UsedChain[] = [];
     const idx = this.#guest.read16(this.used + USED_IDX_AT);
@@ -359,14 +365,22 @@ export class SplitDriver {
       const at = this.used + USED_RING_AT + (this.#reclaimed % this.num) * USED_ENTRY_SIZE;
       const head = this.#guest.read32(at);
       const length = this.#guest.read32(at + USED_LEN_AT);
-      const chain = this.#chains.get(head);
-      if (!chain) throw new Error(`test driver: the device used chain ${head}, which was not available`);
-      this.#chains.delete(head);
-      this.#free.push(...chain.descriptors);
-      used.push({ head, length, buffers: chain.buffers });
-      this.#reclaimed++;
+      for (const done of this.#upTo(head)) {
+        const chain = this.#chains.get(done);
+        if (!chain) throw new Error(`test driver: the device used chain ${done}, which was not available`);
+        this.#chains.delete(done);
+        this.#free.push(...chain.descriptors);
+        used.push({ head: done, length: done === head ? length : 0, buffers: chain.buffers });
+        this.#reclaimed++;
+      }
     }
     return used;
+  }
+
+  #upTo(head: number): number[] {
+    if ((this.#features & IN_ORDER) === 0n) return [head];
+    const heads = [...this.#chains.keys()];
+    return this.#chains.has(head) ? heads.slice(0, heads.indexOf(head) + 1) : [head];
   }
 
   /** The bytes that the device wrote into a chain. */
@@ -422,6 +436,12 @@ export class SplitDriver {
 
   get usedIdx(): number {
     return this.#guest.read16(this.used + USED_IDX_AT);
+  }
+
+  /** A used entry as it stands there, by its number (modulo the ring's size). */
+  usedEntry(entry: number): { id: number; length: number } {
+    const at = this.used + USED_RING_AT + (entry % this.num) * USED_ENTRY_SIZE;
+    return { id: this.#guest.read32(at), length: this.#guest.read32(at + USED_LEN_AT) };
   }
 }
 

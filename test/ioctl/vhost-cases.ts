@@ -13,6 +13,7 @@ import {
   featureSet,
   VIRTIO_F_ACCESS_PLATFORM,
   VIRTIO_F_ANY_LAYOUT,
+  VIRTIO_F_IN_ORDER,
   VIRTIO_F_NOTIFY_ON_EMPTY,
   VIRTIO_F_RING_PACKED,
   VIRTIO_F_VERSION_1,
@@ -62,6 +63,8 @@ const ONE_RING_A_SIDE = 'a queue of a port has one ring for each direction';
 const NO_LOG = 'the clone keeps no log of dirty pages';
 const FUSE_COPIES = 'FUSE copies the argument in before it asks the daemon';
 const NO_IOTLB = 'the clone has no IOTLB';
+const PACKED = 'the clone has packed rings, which cost both sides fewer cache lines';
+const ONE_FOR_ALL = 'the clone uses buffers in order, and gives back a batch of them at once';
 
 const owned: Row = [v.plain('VHOST_SET_OWNER'), '0'];
 const tapAttached: Row = [a.setIff('cf0', TAP), 'cf0'];
@@ -179,7 +182,14 @@ export const vhostCases: Case[] = [
   {
     name: 'vhost: VHOST_GET_FEATURES',
     rows: [
-      [v.get64('VHOST_GET_FEATURES'), { kernel: '0x33d008000', clone: '0x139008000', why: `${NO_LOG}; ${NO_IOTLB}` }],
+      [
+        v.get64('VHOST_GET_FEATURES'),
+        {
+          kernel: '0x33d008000',
+          clone: '0xd39008000',
+          why: [NO_LOG, NO_IOTLB, PACKED, ONE_FOR_ALL].join('; '),
+        },
+      ],
     ],
   },
   {
@@ -212,8 +222,35 @@ export const vhostCases: Case[] = [
       owned,
       [v.set64('VHOST_SET_FEATURES', featureSet(0)), 'EOPNOTSUPP'],
       [v.set64('VHOST_SET_FEATURES', featureSet(VIRTIO_F_VERSION_1, 63)), 'EOPNOTSUPP'],
-      [v.set64('VHOST_SET_FEATURES', featureSet(VIRTIO_F_RING_PACKED)), 'EOPNOTSUPP'],
       [v.set64('VHOST_SET_FEATURES', 0xffff_ffff_ffff_ffffn), 'EOPNOTSUPP'],
+    ],
+  },
+  {
+    name: 'vhost: VHOST_SET_FEATURES with VIRTIO_F_IN_ORDER',
+    rows: [
+      owned,
+      [
+        v.set64('VHOST_SET_FEATURES', featureSet(VIRTIO_F_VERSION_1, VIRTIO_F_IN_ORDER)),
+        { kernel: 'EOPNOTSUPP', clone: '0', why: ONE_FOR_ALL },
+      ],
+    ],
+  },
+  {
+    name: 'vhost: VHOST_SET_FEATURES with VIRTIO_F_RING_PACKED, and rings of any size',
+    rows: [
+      owned,
+      [v.setState('VHOST_SET_VRING_NUM', RX, 300), 'EINVAL'],
+      [v.setState('VHOST_SET_VRING_BASE', RX, 0x8000_8000), 'EINVAL'],
+      [
+        v.set64('VHOST_SET_FEATURES', featureSet(VIRTIO_F_VERSION_1, VIRTIO_F_RING_PACKED)),
+        { kernel: 'EOPNOTSUPP', clone: '0', why: PACKED },
+      ],
+      [v.setState('VHOST_SET_VRING_NUM', RX, 300), { kernel: 'EINVAL', clone: '0', why: PACKED }],
+      [v.setState('VHOST_SET_VRING_NUM', RX, 32768), '0'],
+      [v.setState('VHOST_SET_VRING_NUM', RX, 32769), 'EINVAL'],
+      [v.setState('VHOST_SET_VRING_NUM', RX, 0), 'EINVAL'],
+      [v.setState('VHOST_SET_VRING_BASE', RX, 0x8000_8000), { kernel: 'EINVAL', clone: '0', why: PACKED }],
+      [v.getState('VHOST_GET_VRING_BASE', RX), { kernel: '0 0', clone: '0 2147516416', why: PACKED }],
     ],
   },
   {

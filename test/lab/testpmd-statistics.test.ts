@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { parsePortStatistics } from '../../lab/testpmd-statistics.ts';
+import { parseForwardStatistics, parsePortStatistics } from '../../lab/testpmd-statistics.ts';
 
 // As DPDK 22.11 prints it.
 const port = (n: number, rx: number) => `
@@ -41,5 +41,33 @@ describe("testpmd's port statistics", () => {
   it('name what is missing', () => {
     assert.throws(() => parsePortStatistics(port(3, 1).replace('RX-nombuf', 'RX-other')), /port 3 have no RX-nombuf/);
     assert.throws(() => parsePortStatistics('Invalid port 9\n'), /no port, but:\nInvalid port 9/);
+  });
+});
+
+const forward = (cycles = '') => `
+  ---------------------- Forward statistics for port 0  ----------------------
+  RX-packets: 5              RX-dropped: 0             RX-total: 5
+  TX-packets: 4              TX-dropped: 1             TX-total: 5
+  ----------------------------------------------------------------------------
+
+  +++++++++++++++ Accumulated forward statistics for all ports+++++++++++++++
+  RX-packets: 3708892        RX-dropped: 0             RX-total: 3708892
+  TX-packets: 3709260        TX-dropped: 16            TX-total: 3709276
+  ++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++
+${cycles}`;
+const CYCLES = '\n  CPU cycles/packet=340.04 (total cycles=565728352 / total io packets=1663712) at 2450 MHz Clock\n';
+
+describe("testpmd's forward statistics", () => {
+  it('are those of all ports together', () => {
+    const expected = { rxPackets: 3708892, txPackets: 3709260, txDropped: 16 };
+    assert.deepEqual(parseForwardStatistics(forward()), expected);
+    const cycles = { busy: 565728352, packets: 1663712, hertz: 2.45e9 };
+    assert.deepEqual(parseForwardStatistics(forward(CYCLES)), { ...expected, cycles });
+  });
+
+  it('name what is missing', () => {
+    const without = forward().replaceAll('TX-dropped', 'TX-other');
+    assert.throws(() => parseForwardStatistics(without), /forward statistics have no TX-dropped/);
+    assert.throws(() => parseForwardStatistics('Done.\n'), /no accumulated forward statistics, but:\nDone/);
   });
 });

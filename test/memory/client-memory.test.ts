@@ -10,6 +10,7 @@ import {
   sharedBytes,
 } from '../../memory/client-memory.ts';
 import { GuestMemory } from '../../memory/guest-memory.ts';
+import { wasmArena } from '../helpers/arenas.ts';
 import { ClientProcess } from '../helpers/client-process.ts';
 
 const openDescriptors = (): number => fs.readdirSync('/proc/self/fd').length;
@@ -74,7 +75,7 @@ describe('client memory', () => {
   });
 
   it('is mapped with what the client wrote, and the client sees what is written here', () => {
-    const memory = new GuestMemory(fetch(region(0, 4, 0x1_0000)));
+    const memory = new GuestMemory(fetch(region(0, 4, 0x1_0000)), wasmArena());
     try {
       const bytes = new Uint8Array(memory.view(memory.translate(0x1_0000, 4 * PAGE_SIZE), 4 * PAGE_SIZE));
       for (let page = 0; page < 4; page++) {

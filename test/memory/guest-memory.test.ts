@@ -5,14 +5,19 @@ import { close } from '../../linux/file.ts';
 import { addressOf, SystemError } from '../../linux/libc.ts';
 import { memfd } from '../../linux/mman.ts';
 import { memoryAreas } from '../../linux/process.ts';
+import type { Arena } from '../../memory/arena.ts';
 import type { ClientMemory, MemoryRegion, SharedArea } from '../../memory/client-memory.ts';
 import { GuestMemory } from '../../memory/guest-memory.ts';
+import { ARENAS } from '../helpers/arenas.ts';
 import { frameBytes } from '../helpers/frame-bytes.ts';
+import { HUGEPAGE_BYTES, withHugepages } from '../helpers/hugepages.ts';
 
 const PAGE = 4096;
 const USER = 0x7000_0000_0000;
 
-describe('GuestMemory', () => {
+for (const { name, arena } of ARENAS) describe(`GuestMemory ${name}`, () => suite(arena));
+
+function suite(arena: () => Arena): void {
   const descriptors: number[] = [];
   const memories: GuestMemory[] = [];
   afterEach(() => {
@@ -34,7 +39,7 @@ describe('GuestMemory', () => {
     offset,
   });
   const map = (regions: MemoryRegion[], areas: SharedArea[]): GuestMemory => {
-    const memory = new GuestMemory({ regions, areas });
+    const memory = new GuestMemory({ regions, areas }, arena());
     memories.push(memory);
     return memory;
   };
@@ -167,10 +172,44 @@ describe('GuestMemory', () => {
     assert.deepEqual([...bytes], [1, 2, 3, 4]);
   });
 
-  it('keeps the client address modulo 1 GiB', () => {
-    const userAddress = USER + 0x1234_5000;
-    const memory = map([{ guestAddress: 0, size: PAGE, userAddress }], [area(userAddress, frameBytes(PAGE, 1))]);
-    assert.equal(memory.translate(0, 1) % 2 ** 30, userAddress % 2 ** 30);
+  it('keeps the client address modulo the largest page of its files', () => {
+    const HUGE = 2 ** 30;
+    const areas = [area(USER + 0x1234_5000, frameBytes(PAGE, 1)), area(USER + 0x1234_6000, frameBytes(PAGE, 2))];
+    const fstat = fs.fstatSync;
+    const huge = areas[1]!.fd;
+    fs.fstatSync = ((fd: number) => {
+      const stats = fstat(fd);
+      if (fd === huge) stats.blksize = HUGE;
+      return stats;
+    }) as typeof fs.fstatSync;
+    try {
+      const memory = map([{ guestAddress: 0, size: 2 * PAGE, userAddress: USER + 0x1234_5000 }], areas);
+      assert.equal(memory.translate(0, 2 * PAGE) % HUGE, (USER + 0x1234_5000) % HUGE);
+      assert.deepEqual(bytesAt(memory, memory.translate(PAGE, PAGE), PAGE), frameBytes(PAGE, 2));
+    } finally {
+      fs.fstatSync = fstat;
+    }
+  });
+
+  it('maps hugepages of 2 MiB next to pages of 4 KiB', () => {
+    withHugepages(2, (fd, bytes) => {
+      const small = area(USER + HUGEPAGE_BYTES - PAGE, frameBytes(PAGE, 1));
+      const areas = [small, { userAddress: USER + HUGEPAGE_BYTES, length: bytes, fd, offset: 0 }];
+      const size = PAGE + bytes;
+      const memory = map([{ guestAddress: 0, size, userAddress: small.userAddress }], areas);
+      const address = memory.translate(0, size);
+      assert.equal((address + PAGE) % HUGEPAGE_BYTES, 0);
+      assert.equal(arena().holds(address), arena().wasm !== null);
+      const from = frameBytes(9000, 3);
+      arena().copy(memory.translate(PAGE + HUGEPAGE_BYTES - 4500, 9000), addressOf(from), 9000);
+      const back = new Uint8Array(9000);
+      assert.equal(memory.read(PAGE + HUGEPAGE_BYTES - 4500, 9000, addressOf(back)), true);
+      assert.deepEqual(back, from);
+      memory.unmap();
+      // The same place with pages of 4 KiB, as if nothing had been there.
+      const next = map([{ guestAddress: 0, size: PAGE, userAddress: USER }], [area(USER, frameBytes(PAGE, 5))]);
+      assert.deepEqual(bytesAt(next, next.translate(0, PAGE), PAGE), frameBytes(PAGE, 5));
+    });
   });
 
   it('stays mapped when the descriptors are closed', () => {
@@ -190,8 +229,11 @@ describe('GuestMemory', () => {
     assert.equal(memory.translateUser(0, 0), 0);
   });
 
+  /** Whether a file of the client is mapped at an address: an arena puts memory of its own into the place of one. */
   const isMapped = (address: number): boolean =>
-    memoryAreas(process.pid).some((one) => one.start <= address && address < one.end);
+    memoryAreas(process.pid).some(
+      ({ start, end, path }) => start <= address && address < end && path.includes('memfd:guest'),
+    );
 
   it('takes everything away with unmap, and answers 0 afterwards; twice is no harm', () => {
     const memory = map([{ guestAddress: 0, size: PAGE, userAddress: USER }], [area(USER, frameBytes(PAGE, 1))]);
@@ -205,13 +247,25 @@ describe('GuestMemory', () => {
     memory.unmap();
   });
 
+  it('gives its place in the arena to the next', () => {
+    const one = area(USER, frameBytes(8 * PAGE, 1));
+    const regions = [{ guestAddress: 0, size: 8 * PAGE, userAddress: USER }];
+    const first = map(regions, [one]);
+    const address = first.translate(0, 1);
+    assert.equal(arena().holds(address), arena().wasm !== null);
+    first.unmap();
+    const second = map(regions, [one]);
+    if (arena().wasm !== null) assert.equal(second.translate(0, 1), address);
+    assert.deepEqual(bytesAt(second, second.translate(0, 8 * PAGE), 8 * PAGE), frameBytes(8 * PAGE, 1));
+  });
+
   it('leaves nothing mapped when the kernel refuses an area, and says which call', () => {
     const memfds = (): number => memoryAreas(process.pid).filter((one) => one.path.includes('memfd:guest')).length;
     const before = memfds();
     const good = area(USER, frameBytes(PAGE, 1));
     const client: ClientMemory = { regions: [], areas: [good, { ...good, userAddress: USER + PAGE, fd: 0xffff }] };
     assert.throws(
-      () => new GuestMemory(client),
+      () => new GuestMemory(client, arena()),
       (error: unknown) => {
         assert(error instanceof SystemError);
         assert.equal(error.code, 'EBADF');
@@ -271,4 +325,4 @@ describe('GuestMemory', () => {
       { numRuns: 200 },
     );
   });
-});
+}

@@ -1,16 +1,19 @@
 import assert from 'node:assert/strict';
+import fc from 'fast-check';
 import { TUN_F_CSUM, TUN_F_TSO4 } from '../../linux/if-tun.ts';
 import { BATCH_FRAMES } from '../../memory/frame-batch.ts';
 import {
   readCounters,
   TX_DROP_ERROR,
   TX_DROP_LINK_DOWN,
+  TX_DROP_NO_BUFFERS,
   TX_DROP_RING_BROKEN,
   TX_DROP_TOO_BIG,
 } from '../../switch/counters.ts';
 import { Engine, HOLD_MS } from '../../switch/engine.ts';
-import { Port } from '../../switch/port.ts';
+import { Port, TRANSMITTED } from '../../switch/port.ts';
 import { VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_TCPV4 } from '../../vhost/virtio.ts';
+import { wasmArena } from '../helpers/arenas.ts';
 import { BROADCAST, ethernet, FakeQueue, station, type TestFrame } from '../helpers/fake-queue.ts';
 import { checksumsVerify, packet } from '../helpers/plain-packet.ts';
 
@@ -28,7 +31,7 @@ describe('Engine', () => {
   beforeEach(() => {
     now = 0;
     ports.clear();
-    engine = new Engine({ seed: 5, agingSeconds: AGING_SECONDS });
+    engine = new Engine(wasmArena(), { seed: 5, agingSeconds: AGING_SECONDS });
     for (const id of [A, B, C, D]) addPort(id);
   });
 
@@ -244,7 +247,7 @@ describe('Engine', () => {
     ] as const) {
       it(`${name}: counted at the receiver, unicast and flooded, and nobody waits`, () => {
         learnAll(A, B);
-        queue(A).refusal = reason;
+        queue(A).refuses = reason;
         put(B, ethernet(A, B), ethernet(BROADCAST, B));
         assert.equal(engine.breathe(), 2);
         assert.deepEqual(counted(A), { [name]: 2 });
@@ -449,11 +452,7 @@ describe('Engine', () => {
     it('ends when others keep taking the buffers that a large frame needs', () => {
       // As a ring does that has room for small frames only.
       queue(B).buffers = Number.POSITIVE_INFINITY;
-      const transmit = queue(B).transmit.bind(queue(B));
-      queue(B).transmit = (batch, i) => {
-        queue(B).buffers = batch.length[i]! > 1000 ? 0 : 1;
-        return transmit(batch, i);
-      };
+      queue(B).refuses = ({ length }) => (length > 1000 ? TX_DROP_NO_BUFFERS : TRANSMITTED);
       put(A, ethernet(B, A, { length: 9000 }), ethernet(C, A));
       for (let ms = 0; ms < HOLD_MS; ms++) {
         put(C, ethernet(B, C));
@@ -497,6 +496,230 @@ describe('Engine', () => {
     });
   });
 
+  describe('runs of frames', () => {
+    beforeEach(() => {
+      learnAll(A, B, C);
+      clearRuns();
+    });
+    /** Frames from A to these stations, each of its own length and content. */
+    const putFrames = (...to: number[]): Uint8Array[] => {
+      const frames = to.map((station, i) => ethernet(station, A, { seed: i, length: 60 + i }));
+      put(A, ...frames);
+      return frames;
+    };
+    const clearRuns = (): void => {
+      for (const { queue } of ports.values()) queue.runs.length = 0;
+    };
+
+    it('go to a queue together, and to several in turn', () => {
+      const frames = putFrames(B, B, B, C, C, B, C);
+      assert.equal(engine.breathe(), 7);
+      assert.deepEqual(
+        [queue(B).runs, queue(C).runs],
+        [
+          [3, 1],
+          [2, 1],
+        ],
+      );
+      const to = (indices: number[]): Uint8Array[] => indices.map((i) => frames[i]!);
+      assert.deepEqual(taken(B), to([0, 1, 2, 5]));
+      assert.deepEqual(taken(C), to([3, 4, 6]));
+      assert.deepEqual(queue(A).released, [7]);
+      assert.deepEqual(counted(A), { rx_frames: 7, rx_bytes: 7 * 60 + 21 });
+      assert.deepEqual(counted(B), { tx_frames: 4, tx_bytes: 4 * 60 + 8 });
+      assert.deepEqual(counted(C), { tx_frames: 3, tx_bytes: 3 * 60 + 13 });
+    });
+
+    it('are of one queue though senders and destinations behind its port change', () => {
+      put(B, ethernet(BROADCAST, 77));
+      engine.breathe();
+      for (const id of ports.keys()) taken(id);
+      clearRuns();
+      put(A, ethernet(B, A), ethernet(77, A), ethernet(B, 55), ethernet(B, 55), ethernet(77, A));
+      assert.equal(engine.breathe(), 5);
+      assert.deepEqual(queue(B).runs, [5]);
+      put(D, ethernet(55, D));
+      engine.breathe();
+      assert.equal(taken(A).length, 1, 'a sender in the middle of a run is learned as well');
+    });
+
+    it('end at a frame that is flooded, and go on behind it', () => {
+      const frames = putFrames(B, B, 99, B);
+      put(A, ethernet(BROADCAST, A), ethernet(B, A));
+      assert.equal(engine.breathe(), 6);
+      assert.deepEqual(queue(B).runs, [2, 1, 1, 1, 1]);
+      assert.deepEqual(taken(B), [...frames, ethernet(BROADCAST, A), ethernet(B, A)]);
+      assert.deepEqual(taken(C), [frames[2], ethernet(BROADCAST, A)]);
+    });
+
+    it('end at a frame that must be cut for its receiver, and go on behind it: the order stays', () => {
+      const whole = packet({
+        ipVersion: 4,
+        isTcp: true,
+        payload: new Uint8Array(1500),
+        macs: { from: station(A), to: station(B) },
+      });
+      const tso: TestFrame = {
+        bytes: whole.bytes,
+        flags: VIRTIO_NET_HDR_F_NEEDS_CSUM,
+        gsoType: VIRTIO_NET_HDR_GSO_TCPV4,
+        gsoSize: 1000,
+        hdrLen: whole.payload,
+        csumStart: whole.transport,
+        csumOffset: whole.csumOffset,
+      };
+      const [first, last] = [ethernet(B, A, { seed: 1 }), ethernet(B, A, { seed: 2, length: 90 })];
+      put(A, first, tso, last);
+      assert.equal(engine.breathe(), 3);
+      assert.deepEqual(
+        queue(B).sent.map(({ bytes }) => bytes.length),
+        [60, whole.payload + 1000, whole.payload + 500, 90],
+      );
+      queue(B).sent.length = 0;
+      clearRuns();
+      port(B).offloads = TUN_F_CSUM | TUN_F_TSO4;
+      put(A, first, tso, last);
+      assert.equal(engine.breathe(), 3);
+      assert.deepEqual(queue(B).runs, [3], 'who takes it as it is gets all of them together');
+      assert.deepEqual(queue(B).sent[1], tso);
+    });
+
+    it('lose the frame that the queue refuses, and no other', () => {
+      queue(B).refuses = ({ length }) => (length === 62 || length === 64 ? TX_DROP_TOO_BIG : TRANSMITTED);
+      const frames = putFrames(B, B, B, B, B, B);
+      assert.equal(engine.breathe(), 6);
+      assert.deepEqual(queue(B).runs, [6, 3, 1]);
+      assert.deepEqual(taken(B), [frames[0], frames[1], frames[3], frames[5]]);
+      assert.deepEqual(counted(B), { tx_frames: 4, tx_bytes: 4 * 60 + 9, tx_drop_too_big: 2 });
+      queue(B).refuses = TX_DROP_RING_BROKEN;
+      clearCounters();
+      putFrames(B, B, B);
+      assert.equal(engine.breathe(), 3);
+      assert.deepEqual(counted(B), { tx_drop_ring_broken: 3 });
+    });
+
+    it('wait from the first frame without a buffer on, and go on there', () => {
+      queue(B).buffers = 2;
+      const frames = putFrames(B, B, B, B, C, B);
+      assert.equal(engine.breathe(), 2);
+      assert.equal(engine.holding, true);
+      assert.deepEqual(queue(A).released, [2]);
+      assert.deepEqual(taken(C), [], 'what stands behind waits');
+      queue(B).buffers = 1;
+      assert.equal(engine.breathe(), 1);
+      queue(B).buffers = 0;
+      assert.equal(engine.breathe(), 0);
+      queue(B).buffers = 10;
+      assert.equal(engine.breathe(), 3);
+      assert.deepEqual(queue(A).released, [2, 1, 0, 3]);
+      assert.deepEqual(taken(B), [frames[0], frames[1], frames[2], frames[3], frames[5]]);
+      assert.deepEqual(taken(C), [frames[4]]);
+      assert.deepEqual(counted(A), { rx_frames: 6, rx_bytes: 6 * 60 + 15 });
+      assert.deepEqual(counted(B), { tx_frames: 5, tx_bytes: 5 * 60 + 11 });
+    });
+
+    it('are dropped one by one when the time is over, and those for others pass', () => {
+      queue(B).buffers = 0;
+      putFrames(B, B, B, C, B);
+      assert.equal(engine.breathe(), 0);
+      advance(HOLD_MS);
+      assert.equal(engine.breathe(), 5);
+      assert.deepEqual(counted(B), { tx_drop_no_buffers: 4 });
+      assert.equal(taken(C).length, 1);
+    });
+
+    it('count every reason to drop once, however often frames before and behind are held and tried again', () => {
+      queue(B).buffers = 0;
+      queue(C).refuses = TX_DROP_TOO_BIG;
+      const lie: TestFrame = {
+        bytes: ethernet(C, A),
+        flags: VIRTIO_NET_HDR_F_NEEDS_CSUM,
+        csumStart: 58,
+        csumOffset: 1,
+      };
+      const others = [ethernet(A, A), lie, ethernet(C, A), ethernet(C, A)];
+      put(A, ...others, ethernet(B, A), ...others);
+      const first = { rx_frames: 4, rx_bytes: 240, rx_drop_own_port: 1, rx_drop_bad_offload: 1 };
+      assert.equal(engine.breathe(), 4);
+      for (let ms = 0; ms < HOLD_MS - 1; ms++) {
+        assert.deepEqual(counted(A), first);
+        assert.deepEqual([counted(B), counted(C)], [{}, { tx_drop_too_big: 2 }]);
+        advance(1);
+        assert.equal(engine.breathe(), 0);
+      }
+      advance(1);
+      assert.equal(engine.breathe(), 5);
+      assert.deepEqual(counted(A), { rx_frames: 9, rx_bytes: 540, rx_drop_own_port: 2, rx_drop_bad_offload: 2 });
+      assert.deepEqual(counted(B), { tx_drop_no_buffers: 1 });
+      assert.deepEqual(counted(C), { tx_drop_too_big: 4 });
+    });
+
+    it('keep the order of every flow, lose nothing but what is flooded, and count all of it', () => {
+      // Frames from A: for B, C, everybody, or nobody.
+      const frames = fc.array(fc.constantFrom(B, B, B, C, C, 99, A), { minLength: 1, maxLength: 150, size: 'max' });
+      const property = fc.property(frames, fc.nat(3), (to, phase) => {
+        clearCounters();
+        for (const id of ports.keys()) taken(id);
+        const sent = to.map((station, i) => ethernet(station, A, { length: 60 + i, seed: i }));
+        put(A, ...sent);
+        for (let i = phase; queue(A).inbox.length > 0; i++) {
+          assert(i < 2000, 'it does not end');
+          // Now and then none, but never for HOLD_MS.
+          queue(B).buffers = i % 4;
+          queue(C).buffers = (i >> 1) % 3;
+          engine.breathe();
+          advance(1);
+        }
+        for (const id of [B, C]) {
+          const got = taken(id).filter((bytes) => bytes[11] === A);
+          const meant = sent.filter((_, i) => to[i] === id || to[i] === 99);
+          let next = 0;
+          for (const bytes of got) {
+            while (next < meant.length && Buffer.compare(meant[next]!, bytes) !== 0) {
+              assert.equal(meant[next]![5], 99, 'only flooded frames may be lost');
+              next++;
+            }
+            assert(next < meant.length, 'a frame came twice, or late');
+            next++;
+          }
+          const lost = meant.length - got.length;
+          assert.equal(counted(id).tx_drop_no_buffers ?? 0, lost);
+        }
+        assert.equal(counted(A).rx_frames, to.length);
+        assert.equal(counted(A).rx_drop_own_port ?? 0, to.filter((station) => station === A).length);
+        assert.deepEqual(
+          taken(D).filter((bytes) => bytes[11] === A),
+          sent.filter((_, i) => to[i] === 99),
+        );
+      });
+      fc.assert(property, {
+        numRuns: 100,
+        beforeEach: () => {
+          queue(B).buffers = queue(C).buffers = Number.POSITIVE_INFINITY;
+          learnAll(A, B, C);
+        },
+      } as fc.Parameters<[number[], number]>);
+    });
+
+    it('tell stations apart by every bit of their addresses', () => {
+      const mac = Uint8Array.of(0x82, 0x80, 0xff, 0x01, 0x7f, 0x80);
+      const learn = ethernet(BROADCAST, B);
+      learn.set(mac, 6);
+      put(B, learn);
+      engine.breathe();
+      for (const id of ports.keys()) taken(id);
+      for (let bit = 0; bit < 48; bit++) {
+        const other = Uint8Array.from(mac);
+        other[bit >> 3] = other[bit >> 3]! ^ (1 << (bit & 7));
+        put(A, ethernet(mac, A), ethernet(other, A));
+        engine.breathe();
+        assert.deepEqual([taken(B).length, taken(C).length, taken(D).length], [2, 1, 1], `bit ${bit}`);
+      }
+      const known = [...engine.table.entries(0)].find((entry) => entry.port === B && entry.mac.startsWith('82'));
+      assert.equal(known?.mac, '82:80:ff:01:7f:80');
+    });
+  });
+
   describe('several queues', () => {
     const flow = (n: number): Uint8Array =>
       packet({
@@ -533,6 +756,37 @@ describe('Engine', () => {
       const first = spread();
       assert.deepEqual(new Set(first), new Set([0, 1, 2, 3]));
       assert.deepEqual(spread(), first);
+    });
+
+    it('frames of many flows in one batch each go to the queue of their flow, in order', () => {
+      const goesTo = spread();
+      const sent = Array.from({ length: 120 }, (_, i) => {
+        const frame = flow((i * 7) % 40);
+        frame[frame.length - 1] = i;
+        return frame;
+      });
+      put(A, ...sent);
+      assert.equal(engine.breathe(), BATCH_FRAMES);
+      queues[goesTo[(BATCH_FRAMES * 7) % 40]!]!.buffers = 0;
+      assert.equal(engine.breathe(), 0, 'the next frame waits, and those behind it');
+      queues[goesTo[(BATCH_FRAMES * 7) % 40]!]!.buffers = Number.POSITIVE_INFINITY;
+      while (engine.breathe() > 0);
+      for (const [i, { sent: got }] of queues.entries()) {
+        const mine = sent.filter((_, n) => goesTo[(n * 7) % 40] === i);
+        assert.deepEqual(
+          got.map(({ bytes }) => bytes),
+          mine,
+        );
+      }
+      assert.equal(counted(B).tx_drop_no_buffers, undefined);
+    });
+
+    it('frames of one flow in one batch go together', () => {
+      const [taker] = spread();
+      for (const { runs } of queues) runs.length = 0;
+      put(A, ...Array.from({ length: 10 }, () => flow(0)));
+      assert.equal(engine.breathe(), 10);
+      assert.deepEqual(queues[taker!]!.runs, [10]);
     });
 
     it('a queue that is detached, or gone, gets nothing', () => {

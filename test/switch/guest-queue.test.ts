@@ -2,14 +2,16 @@ import assert from 'node:assert/strict';
 import fc from 'fast-check';
 import { eventfd } from '../../linux/eventfd.ts';
 import { close } from '../../linux/file.ts';
-import { BATCH_FRAMES, FrameBatch, MAX_FRAME_BYTES } from '../../memory/frame-batch.ts';
+import { BATCH_FRAMES, type FrameBatch, MAX_FRAME_BYTES } from '../../memory/frame-batch.ts';
 import { TX_DROP_NO_BUFFERS, TX_DROP_RING_BROKEN, TX_DROP_TOO_BIG } from '../../switch/counters.ts';
 import { GuestQueue, INBOX_BYTES, OUTBOX_BYTES } from '../../switch/guest-queue.ts';
 import { TRANSMITTED } from '../../switch/port.ts';
 import type { RingError } from '../../vhost/ring-error.ts';
 import { SplitVirtqueue } from '../../vhost/split-virtqueue.ts';
+import { emptyBatch, wasmArena } from '../helpers/arenas.ts';
 import { appendTestFrame, testFrameOf } from '../helpers/fake-queue.ts';
 import { frameBytes, join } from '../helpers/frame-bytes.ts';
+import { transmitOne } from '../helpers/one-frame.ts';
 import { MRG_RXBUF, SplitDriver, TestGuest, VERSION_1 } from '../helpers/split-driver.ts';
 import { type MailRecord, TestMailbox } from '../helpers/test-mailbox.ts';
 
@@ -41,7 +43,7 @@ describe('GuestQueue', () => {
     queue = new GuestQueue(mail.mailbox);
     broken = [];
     queue.onBroken = (index, error) => broken.push({ index, error });
-    batch = new FrameBatch();
+    batch = emptyBatch();
     guest = new TestGuest(REGIONS);
     data = DATA_AT;
   });
@@ -58,9 +60,9 @@ describe('GuestQueue', () => {
     return Array.from({ length: count }, (_, i) => testFrameOf(batch, i).bytes);
   };
   const transmit = (frame: Uint8Array, fields = {}): number => {
-    const one = new FrameBatch();
+    const one = emptyBatch(wasmArena(), 1);
     appendTestFrame(one, { bytes: frame, ...fields });
-    return queue.transmit(one, 0);
+    return transmitOne(queue, one);
   };
 
   const newDriver = (at: number, features = VERSION_1, num = 16): SplitDriver =>
@@ -497,9 +499,9 @@ describe('GuestQueue', () => {
               break;
             case 'transmit': {
               const frame = frameBytes(each.length, seed++);
-              const one = new FrameBatch();
+              const one = emptyBatch(wasmArena(), 1);
               appendTestFrame(one, { bytes: frame });
-              const result = subject.transmit(one, 0);
+              const result = transmitOne(subject, one);
               if (subject.rx !== null) {
                 const need = Math.ceil((HEADER + frame.length) / bufferBytes);
                 assert.equal(result, need <= buffers ? TRANSMITTED : TX_DROP_NO_BUFFERS);
@@ -516,7 +518,7 @@ describe('GuestQueue', () => {
             }
             case 'breathe': {
               const from = subject.tx !== null && written.length === 0 ? posted : written;
-              const got = new FrameBatch();
+              const got = emptyBatch();
               const count = subject.receive(got);
               assert.deepEqual(
                 Array.from({ length: count }, (_, i) => testFrameOf(got, i).bytes),

@@ -9,8 +9,8 @@ import type { ClientMemory } from '../../memory/client-memory.ts';
 import { newCounters, type PortCounters, readCounters } from '../../switch/counters.ts';
 import { HOLD_MS } from '../../switch/engine.ts';
 import { Lane, type LaneEvent } from '../../switch/lane.ts';
-import { RingUnmappedError } from '../../vhost/split-virtqueue.ts';
 import type { MemoryTable } from '../../vhost/vhost-device.ts';
+import { RingUnmappedError } from '../../vhost/virtqueue.ts';
 import { BROADCAST, ethernet, station } from '../helpers/fake-queue.ts';
 import { join } from '../helpers/frame-bytes.ts';
 import { checksumsVerify, packet } from '../helpers/plain-packet.ts';
@@ -595,6 +595,7 @@ describe('Lane', () => {
   describe('with a tap', () => {
     it('carries frames, and tells once when its interface is deleted', async () => {
       const TAP = 5;
+      const NO_VHOST = -1;
       const name = `rsl${process.pid}`.slice(0, 15);
       await using host = await NetworkNamespace.create('lane');
       await host.exec(['sh', '-c', 'echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6']);
@@ -602,7 +603,7 @@ describe('Lane', () => {
       try {
         startAll();
         counters.set(TAP, newCounters());
-        lane.addTapPort(TAP, name, counters.get(TAP)!, fd, offloads);
+        lane.addTapPort(TAP, name, counters.get(TAP)!, fd, offloads, NO_VHOST);
         assert.throws(() => lane.stopRing(TAP, 0, RX), /port 5 has no guest queue 0/);
         await host.moveIn(name);
         a.send(broadcast(A, 1));

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import fc from 'fast-check';
 import { TUN_F_CSUM, TUN_F_TSO_ECN, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4, TUN_F_USO6 } from '../../linux/if-tun.ts';
-import { FrameBatch, HEADER_BYTES } from '../../memory/frame-batch.ts';
+import { BATCH_FRAMES, type FrameBatch, HEADER_BYTES } from '../../memory/frame-batch.ts';
 import { OffloadAdapter, requiredOffloads, sanitizeOffloads } from '../../switch/offload.ts';
 import {
   VIRTIO_NET_HDR_F_DATA_VALID,
@@ -12,6 +12,7 @@ import {
   VIRTIO_NET_HDR_GSO_UDP,
   VIRTIO_NET_HDR_GSO_UDP_L4,
 } from '../../vhost/virtio.ts';
+import { emptyBatch, wasmArena } from '../helpers/arenas.ts';
 import { appendTestFrame, ethernet, type TestFrame, testFrameOf } from '../helpers/fake-queue.ts';
 import { appendFrame, cut, frameBytes, join } from '../helpers/frame-bytes.ts';
 import { checksumsVerify, type Packet, type PacketShape, packet } from '../helpers/plain-packet.ts';
@@ -25,7 +26,7 @@ const STAG = 0x88a8;
 
 let batch: FrameBatch;
 beforeEach(() => {
-  batch = new FrameBatch();
+  batch = emptyBatch();
 });
 
 /** Puts a frame behind another one, so that index 0 is nobody's lucky guess; gives its index. */
@@ -163,7 +164,7 @@ describe('requiredOffloads', () => {
 });
 
 describe('OffloadAdapter', () => {
-  const adapter = new OffloadAdapter();
+  const adapter = new OffloadAdapter(wasmArena());
 
   const offered = (from: Packet, changes: Partial<TestFrame> = {}): TestFrame => ({
     bytes: from.bytes,
@@ -175,13 +176,15 @@ describe('OffloadAdapter', () => {
   /** All plain frames that it makes; they carry no offload. */
   const all = (): Uint8Array[] => {
     const frames: Uint8Array[] = [];
-    while (adapter.next()) {
-      assert.equal(adapter.batch.count, 1);
-      const { bytes, ...fields } = testFrameOf(adapter.batch, 0);
-      assert.deepEqual(fields, { flags: 0, gsoType: 0, hdrLen: 0, gsoSize: 0, csumStart: 0, csumOffset: 0 });
-      frames.push(bytes);
+    for (let made = adapter.next(); made > 0; made = adapter.next()) {
+      assert.equal(adapter.batch.count, made);
+      for (let i = 0; i < made; i++) {
+        const { bytes, flags, gsoType } = testFrameOf(adapter.batch, i);
+        assert.deepEqual({ flags, gsoType }, { flags: 0, gsoType: 0 });
+        frames.push(bytes);
+      }
     }
-    assert.equal(adapter.next(), false, 'stays at its end');
+    assert.equal(adapter.next(), 0, 'stays at its end');
     return frames;
   };
   const gsoOf = ({ ipVersion, isTcp }: PacketShape): number => {
@@ -254,7 +257,7 @@ describe('OffloadAdapter', () => {
     const shape: PacketShape = { ipVersion: 4, isTcp: true, payload: frameBytes(2000, 1) };
     const from = packet(shape);
     assert.equal(adapter.start(batch, put(offered(from, { gsoType: gsoOf(shape), gsoSize: 500 }))), true);
-    assert.equal(adapter.next(), true);
+    assert.equal(adapter.next(), 4);
     batch.clear();
     assert.equal(adapter.start(batch, put(offered(from))), true);
     assert.equal(all().length, 1);
@@ -291,6 +294,17 @@ describe('OffloadAdapter', () => {
       },
     );
     fc.assert(property, { numRuns: 60 });
+  });
+
+  it('hands over as many segments at once as a batch holds', () => {
+    const shape: PacketShape = { ipVersion: 6, isTcp: true, payload: frameBytes(40_000, 1) };
+    assert.equal(adapter.start(batch, put(offered(packet(shape), { gsoType: gsoOf(shape), gsoSize: 1000 }))), true);
+    assert.deepEqual([adapter.next(), adapter.next(), adapter.next()], [BATCH_FRAMES, 40 - BATCH_FRAMES, 0]);
+    // Jumbo segments: as many as the room for them holds.
+    batch.clear();
+    const jumbo: PacketShape = { ...shape, payload: frameBytes(60_000, 2) };
+    assert.equal(adapter.start(batch, put(offered(packet(jumbo), { gsoType: gsoOf(jumbo), gsoSize: 30_000 }))), true);
+    assert.equal(all().length, 2);
   });
 
   it('takes a frame shorter than the copied header bytes as well as a longer one', () => {

@@ -6,13 +6,15 @@ import { NetworkNamespace } from '../../lab/namespace.ts';
 import type { Program } from '../../lab/program.ts';
 import { close, tryRead, tryWrite } from '../../linux/file.ts';
 import { addressOf, check, libcFunction } from '../../linux/libc.ts';
-import { BATCH_FRAMES, FrameBatch, MAX_FRAME_BYTES } from '../../memory/frame-batch.ts';
+import { BATCH_FRAMES, type FrameBatch, MAX_FRAME_BYTES } from '../../memory/frame-batch.ts';
 import { TX_DROP_ERROR, TX_DROP_LINK_DOWN, TX_DROP_NO_BUFFERS } from '../../switch/counters.ts';
 import { TRANSMITTED } from '../../switch/port.ts';
 import { TAP_HEADER_BYTES, TapQueue } from '../../switch/tap-queue.ts';
 import { VIRTIO_NET_HDR_F_NEEDS_CSUM } from '../../vhost/virtio.ts';
+import { emptyBatch, wasmArena } from '../helpers/arenas.ts';
 import { appendTestFrame, ethernet, type TestFrame, testFrameOf } from '../helpers/fake-queue.ts';
 import { appendFrame, cut, frameBytes, join } from '../helpers/frame-bytes.ts';
+import { transmitOne } from '../helpers/one-frame.ts';
 import { checksumsVerify, onesSum, type Packet, packet } from '../helpers/plain-packet.ts';
 
 // <sys/socket.h>
@@ -43,9 +45,9 @@ function receiveAll(queue: TapQueue, batch: FrameBatch): Required<TestFrame>[] {
 }
 
 function transmit(queue: TapQueue, frame: TestFrame): number {
-  const one = new FrameBatch();
+  const one = emptyBatch(wasmArena(), 1);
   appendTestFrame(one, frame);
-  return queue.transmit(one, 0);
+  return transmitOne(queue, one);
 }
 
 describe('TapQueue on a pair of sockets', () => {
@@ -57,7 +59,7 @@ describe('TapQueue on a pair of sockets', () => {
   beforeEach(() => {
     [here, there] = socketpair();
     queue = new TapQueue(here);
-    batch = new FrameBatch();
+    batch = emptyBatch();
   });
   afterEach(() => {
     queue.close();
@@ -92,7 +94,7 @@ describe('TapQueue on a pair of sockets', () => {
       appendFrame(batch, cut(bytes, lengths));
       for (const [name, value] of Object.entries(FIELDS))
         (batch[name as keyof typeof FIELDS] as Uint16Array)[0] = value;
-      assert.equal(queue.transmit(batch, 0), TRANSMITTED);
+      assert.equal(transmitOne(queue, batch), TRANSMITTED);
       assert.deepEqual(read(), join([NET_HEADER, bytes]));
     }
   });
@@ -208,7 +210,7 @@ describe('TapQueue on a tap of Linux', () => {
   let fd = -1;
   let queue: TapQueue;
   let udp: Program;
-  const batch = new FrameBatch();
+  const batch = emptyBatch();
 
   before(async () => {
     host = await NetworkNamespace.create('tap-queue');
@@ -292,7 +294,7 @@ describe('TapQueue on a tap of Linux', () => {
     batch.hdrLen[0] = 0;
     batch.csumStart[0] = frame.csumStart!;
     batch.csumOffset[0] = frame.csumOffset!;
-    assert.equal(queue.transmit(batch, 0), TRANSMITTED);
+    assert.equal(transmitOne(queue, batch), TRANSMITTED);
     await arrives(payload);
   });
 

@@ -24,7 +24,6 @@ import {
   PROT_READ,
   PROT_WRITE,
 } from '../../linux/mman.ts';
-import { type RingDescription, RingUnmappedError } from '../../vhost/split-virtqueue.ts';
 import {
   type MemoryTable,
   type RawVringAddresses,
@@ -34,6 +33,7 @@ import {
   VhostDevice,
   VhostError,
 } from '../../vhost/vhost-device.ts';
+import { type RingDescription, RingUnmappedError } from '../../vhost/virtqueue.ts';
 
 const PID = process.pid;
 const MEMORY_BYTES = 0x10_0000;
@@ -44,6 +44,7 @@ const USED = 0x2000;
 const FAR = 2n ** 47n;
 const VIRTIO_RING_F_EVENT_IDX = 1n << 29n;
 const VHOST_F_LOG_ALL = 1n << 26n;
+const RING_PACKED = 1n << 34n;
 
 const openDescriptors = (): number => fs.readdirSync('/proc/self/fd').length;
 
@@ -216,8 +217,8 @@ describe('VhostDevice', () => {
 
     it('names the features that it refuses, and keeps the old ones', async () => {
       device.setFeatures(1n << 32n);
-      await refuses(EOPNOTSUPP, /VHOST_SET_FEATURES: not supported: LOG_ALL, RING_PACKED/, () =>
-        device.setFeatures(VHOST_F_LOG_ALL | (1n << 34n) | (1n << 32n)),
+      await refuses(EOPNOTSUPP, /VHOST_SET_FEATURES: not supported: LOG_ALL, ACCESS_PLATFORM/, () =>
+        device.setFeatures(VHOST_F_LOG_ALL | (1n << 33n) | (1n << 32n)),
       );
       await refuses(EOPNOTSUPP, /not supported: bit 63/, () => device.setFeatures(1n << 63n));
       assert.equal(device.features, 1n << 32n);
@@ -225,8 +226,8 @@ describe('VhostDevice', () => {
       assert.equal(device.backendFeatures, 0n);
     });
 
-    it('supports no dirty log and no packed rings', () => {
-      for (const bit of [26n, 33n, 34n]) assert.equal((SUPPORTED_FEATURES >> bit) & 1n, 0n, `bit ${bit}`);
+    it('supports no dirty log and no IOTLB', () => {
+      for (const bit of [26n, 33n]) assert.equal((SUPPORTED_FEATURES >> bit) & 1n, 0n, `bit ${bit}`);
     });
   });
 
@@ -266,6 +267,15 @@ describe('VhostDevice', () => {
       }
     });
 
+    it('takes any number up to 32768 with RING_PACKED', async () => {
+      device.setFeatures(RING_PACKED);
+      for (const num of [1, 3, 255, 300, 32_767, 32_768]) device.setVringNum(0, num);
+      assert.equal(device.describe().rings[0]!.num, 32_768);
+      for (const num of [0, 32_769, 65_536, 0x8000_0000]) {
+        await refuses(EINVAL, new RegExp(`ring 1 of ${num} entries: not 1 to 32768`), () => device.setVringNum(1, num));
+      }
+    });
+
     it('is EBUSY while the ring runs, before anything else is looked at', async () => {
       await setUp();
       await run();
@@ -281,6 +291,14 @@ describe('VhostDevice', () => {
         assert.equal(await device.getVringBase(0), base);
       }
       await refuses(EINVAL, /ring 0: 65536 exceeds 65535/, () => device.setVringBase(0, 0x10000));
+    });
+
+    it('take 32 bits with RING_PACKED', async () => {
+      device.setFeatures(RING_PACKED);
+      for (const base of [0, 0x8000, 0x8000_8000, 0xffff_ffff]) {
+        device.setVringBase(0, base);
+        assert.equal(await device.getVringBase(0), base);
+      }
     });
 
     it('are EBUSY and a question to the lane while the ring runs', async () => {
@@ -483,7 +501,7 @@ describe('VhostDevice', () => {
     it('passes the refusal of the descriptor on', async () => {
       await setUp();
       const resolve = async (): Promise<RingBackend> => {
-        throw new VhostError(ENOTSOCK, 'VHOST_NET_SET_BACKEND: no tun file');
+        throw new VhostError(ENOTSOCK, 'VHOST_NET_SET_BACKEND', 'no tun file');
       };
       await refuses(ENOTSOCK, /no tun file/, () => device.setBackend(0, resolve));
       assert.equal(device.describe().rings[0]!.running, false);
@@ -510,6 +528,54 @@ describe('VhostDevice', () => {
         device.describe().rings.map(({ running }) => running),
         [false, true],
       );
+    });
+
+    it('starts a packed ring by the features of now, whenever they were set', async () => {
+      await setUp(1);
+      device.setFeatures(RING_PACKED);
+      device.setVringNum(1, 300);
+      device.setVringBase(1, 0x8005_8007);
+      // Two event areas of 4 bytes, the last in the memory.
+      device.setVringAddr(1, addresses({ avail: BigInt(shared + 300 * 16), used: BigInt(shared + MEMORY_BYTES - 4) }));
+      await run(1);
+      const { num, base, features } = backend.started.get(1)!;
+      assert.deepEqual({ num, base, features }, { num: 300, base: 0x8005_8007, features: RING_PACKED });
+    });
+
+    it('refuses a packed ring that is misaligned, reaches out of the memory, or has a base beyond it', async () => {
+      device.setFeatures(RING_PACKED);
+      await setUp();
+      for (const [wrong, message] of [
+        [
+          { desc: BigInt(shared + 8) },
+          /ring 0: the desc part of a packed ring stands at 0x[0-9a-f]+8, no multiple of 16/,
+        ],
+        [
+          { avail: BigInt(shared + 0x1002) },
+          /the avail part of a packed ring stands at 0x[0-9a-f]+2, no multiple of 4/,
+        ],
+      ] as const) {
+        device.setVringAddr(0, addresses(wrong));
+        await refuses(EINVAL, message, () => run());
+      }
+      device.setVringAddr(0, addresses({ desc: BigInt(shared + MEMORY_BYTES - 16 * 255) }));
+      await refuses(EFAULT, /the desc part of ring 0/, () => run());
+      device.setVringAddr(0, addresses());
+      for (const base of [256, 0x8100_8000, 0x8002_0003]) {
+        device.setVringBase(0, base);
+        await refuses(EINVAL, /ring 0: base 0x[0-9a-f]+ lies outside of a packed ring of 256/, () => run());
+      }
+      device.setVringBase(0, 0x8000);
+      await run();
+      assert.deepEqual(backend.calls, ['start 0']);
+    });
+
+    it('refuses a split ring whose size was set for a packed one', async () => {
+      await setUp();
+      device.setFeatures(RING_PACKED);
+      device.setVringNum(0, 200);
+      device.setFeatures(0n);
+      await refuses(EINVAL, /ring 0: 200 entries, no power of two, without VIRTIO_F_RING_PACKED/, () => run());
     });
 
     it('does nothing when the same backend is set again, or none is taken away', async () => {

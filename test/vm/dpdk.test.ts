@@ -32,6 +32,13 @@ describe('DPDK virtio-user with the vhost-kernel backend', function () {
     [',mrg_rxbuf=0', 1514],
     [',in_order=0', 64],
     [',packed_vq=0', 1514],
+    [',packed_vq=1', 64],
+    [',packed_vq=1', 1514],
+    [',packed_vq=1,in_order=0', 64],
+    [',packed_vq=1,in_order=0,mrg_rxbuf=0', 1514],
+    // Buffers of a batch written and read with vector instructions, where the processor has them.
+    [',packed_vq=1,in_order=1,mrg_rxbuf=0,vectorized=1', 64],
+    [',packed_vq=1,in_order=1,mrg_rxbuf=0,vectorized=1', 1514],
   ];
   for (const [options, size] of cases) {
     it(`moves frames of ${size} bytes both ways in a closed loop${options}`, async () => {
@@ -51,10 +58,16 @@ describe('DPDK virtio-user with the vhost-kernel backend', function () {
         ['dpdk0', 'vhost'],
         ['dpdk1', 'vhost'],
       ]);
+      const rings = await daemon.rings();
       assert.deepEqual(
-        (await daemon.rings()).filter((ring) => ring.error),
+        rings.filter((ring) => ring.error),
         [],
       );
+      for (const { features } of rings) {
+        assert.equal(features.includes('RING_PACKED'), options.includes('packed_vq=1'));
+        assert.equal(features.includes('IN_ORDER'), !options.includes('in_order=0'));
+        assert.equal(features.includes('MRG_RXBUF'), !options.includes('mrg_rxbuf=0'));
+      }
       await guests.stop();
       await daemon.stop();
     });

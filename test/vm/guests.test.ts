@@ -1,4 +1,9 @@
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import net from 'node:net';
+import path from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import type { RingRow } from '../../daemon/control.ts';
 import { DaemonProcess } from '../../lab/daemon.ts';
 import { guestNetwork, Machine } from '../../lab/machine.ts';
 import { NetworkNamespace } from '../../lab/namespace.ts';
@@ -20,6 +25,7 @@ const VARIANTS: Record<string, Partial<GuestOptions>> = {
   'event_idx=off': { device: 'event_idx=off' },
   'indirect_desc=off': { device: 'indirect_desc=off' },
   'packed=off': { device: 'packed=off' },
+  'packed=on': { device: 'packed=on' },
   'all of them off': { device: 'mrg_rxbuf=off,event_idx=off,indirect_desc=off,packed=off' },
   'legacy (disable-modern=on)': { device: 'disable-modern=on,disable-legacy=off' },
   'no offloads': {
@@ -70,6 +76,35 @@ describe('QEMU guests', function () {
       await assertNoGuestPorts(daemon);
     });
   }
+
+  it('go on where their packed rings stood when QEMU stops and continues', async () => {
+    const monitor = path.join(daemon.directory, 'monitor');
+    const [plain, other] = await bootGuests(
+      daemon,
+      { name: 'plain', number: 1 },
+      {
+        name: 'other',
+        number: 2,
+        device: 'packed=on',
+        machine: { extraArgs: ['-monitor', `unix:${monitor},server=on,wait=off`] },
+      },
+    );
+    try {
+      const served = async (): Promise<RingRow[]> => (await daemon.rings()).filter(({ port }) => port === 'other');
+      // Each transfer is some laps of rings of 256, so that both wrap counters have their turn.
+      for (let round = 0; round < 3; round++) {
+        await assertTransfer(plain!, 1, other!, 1);
+        await assertTransfer(other!, 2, plain!, 1);
+        await tellQemu(monitor, 'stop', async () => (await served()).length === 0);
+        await tellQemu(monitor, 'cont', async () => (await served()).length === 2);
+        await assertPings(plain!, 2);
+      }
+      for (const { error } of await served()) assert.equal(error, null);
+    } finally {
+      await Promise.all([plain, other].map((guest) => guest?.stop()));
+    }
+    await assertNoGuestPorts(daemon);
+  });
 
   it('run on descriptors that somebody else opened (fd=, vhostfd=)', async () => {
     const tun = open(daemon.tun, O_RDWR | O_NONBLOCK);
@@ -124,6 +159,20 @@ describe('QEMU guests', function () {
   });
 });
 
+/** Gives QEMU's monitor a command, and waits for what follows from it. */
+async function tellQemu(monitor: string, command: string, done: () => Promise<boolean>): Promise<void> {
+  const socket = net.connect(monitor);
+  try {
+    await once(socket, 'connect');
+    socket.write(`${command}\n`);
+    for (const deadline = Date.now() + 5000; !(await done()); await delay(50)) {
+      assert.ok(Date.now() < deadline, `QEMU's \`${command}\` had no effect`);
+    }
+  } finally {
+    socket.destroy();
+  }
+}
+
 /** The features of a ring are what the card's properties allow. */
 function assertFeatures(features: string[], device: string): void {
   const expected = [
@@ -133,6 +182,7 @@ function assertFeatures(features: string[], device: string): void {
     ['VERSION_1', 'disable-modern=on'],
   ] as const;
   for (const [feature, off] of expected) assert.equal(features.includes(feature), !device.includes(off), feature);
+  assert.equal(features.includes('RING_PACKED'), device.includes('packed=on'), 'RING_PACKED');
 }
 
 /** More than one of the guest's receive queues has seen frames: flows are spread. */

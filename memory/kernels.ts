@@ -1,0 +1,81 @@
+/**
+ * The wasm kernels: the loops over bytes, which JavaScript does more slowly than a vector unit (kernels/kernels.wat).
+ *
+ * The text is the source; the assembled bytes lie beside it, and a test compares the two. `npm run kernels` assembles.
+ */
+import fs from 'node:fs';
+import type { Address } from '../linux/libc.ts';
+
+/** What the assembled module exports. Addresses are absolute; `list` and `batch` are offsets in the arena, below 2^31. */
+export interface WasmKernels {
+  /** memcpy. */
+  copy(to: Address, from: Address, bytes: number): void;
+  /** The first `count` copies of a CopyList. */
+  copyList(list: number, count: number): void;
+  /** See FrameBatch.appendBuffers: frames `first` … `end - 1`, whose buffers stand at segments `segment` + 1, + 3, … */
+  gatherBuffers(batch: number, first: number, end: number, prefix: number, segment: number): number;
+  /** See FrameBatch.append. */
+  gather(batch: number, frame: number, prefix: number): void;
+  /** See FrameBatch.place. */
+  place(batch: number, first: number, end: number, headerBytes: number): void;
+  /**
+   * Takes chains of one buffer from a split virtqueue as frames `first` … of a FrameBatch: see SplitVirtqueue. `avail` and
+   * `desc` are addresses of avail.ring and of the table, `at` the avail entry to begin with; guest addresses `start` …
+   * `end` - 1 stand at the same address plus `delta`; buffers have `least` to `most` bytes. Gives how many frames.
+   */
+  receiveBuffers(
+    batch: number,
+    limit: number,
+    avail: Address,
+    desc: Address,
+    num: number,
+    at: number,
+    start: number,
+    end: number,
+    delta: number,
+    prefix: number,
+    least: number,
+    most: number,
+    first: number,
+    segment: number,
+  ): number;
+  /** Writes frames into chains of one buffer each, and their entries into used.ring: see SplitVirtqueue. Gives the first left. */
+  deliverBuffers(
+    batch: number,
+    first: number,
+    last: number,
+    avail: Address,
+    desc: Address,
+    used: Address,
+    num: number,
+    at: number,
+    usedIdx: number,
+    start: number,
+    end: number,
+    delta: number,
+    headerBytes: number,
+  ): number;
+  /** Ones' complement sum (RFC 1071) of bytes from an even place of a packet: 16 bits, in network order. */
+  sum(address: Address, bytes: number): number;
+  /** memcpy, and the sum of what was written. */
+  copySum(to: Address, from: Address, bytes: number): number;
+}
+
+/** What the kernels ask for when an address lies outside of the arena. */
+export interface FarKernels {
+  farCopy(to: Address, from: Address, bytes: number): void;
+  farSum(address: Address, bytes: number): number;
+}
+
+/** The bits of the double 2^52. */
+const TWO_52_BITS = 0x4330_0000_0000_0000n;
+
+let compiled: WebAssembly.Module | undefined;
+
+/** Instantiates the kernels over `memory`, which stands at `base` in this process. */
+export function instantiateKernels(memory: WebAssembly.Memory, base: Address, far: FarKernels): WasmKernels {
+  compiled ??= new WebAssembly.Module(fs.readFileSync(new URL('./kernels/kernels.wasm', import.meta.url)));
+  const constant = (value: bigint) => new WebAssembly.Global({ value: 'i64' }, value);
+  const arena = { memory, base: constant(BigInt(base)), origin: constant(BigInt(base) + TWO_52_BITS), ...far };
+  return new WebAssembly.Instance(compiled, { arena }).exports as WasmKernels;
+}

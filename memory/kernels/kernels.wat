@@ -1,0 +1,606 @@
+;; The loops over bytes that a lane runs for every frame. See arena.ts for the memory, kernels.ts for the contract.
+;;
+;; Addresses come as f64, absolute in the process, since a call with i64 would allocate a BigInt. The arena is 2^34 bytes
+;; from $base; what lies outside of it is "far", and goes back to JavaScript ($farCopy, $farSum).
+;;
+;; Assembled by `npm run kernels` into kernels.wasm; a test compares.
+(module
+  (import "arena" "memory" (memory i64 262144 262144))
+  (import "arena" "base" (global $base i64))
+  ;; An address below 2^52, as a double plus 2^52, has its own digits in the low bits: less $origin it is an arena offset.
+  ;; That is faster than a conversion.
+  (import "arena" "origin" (global $origin i64))
+  (import "arena" "farCopy" (func $farCopy (param f64 f64 i32)))
+  (import "arena" "farSum" (func $farSum (param f64 i32) (result i32)))
+
+  ;; Layout of a FrameBatch (frame-batch.ts), in bytes from its start.
+  (global $LENGTH i64 (i64.const 0))
+  (global $FIRST_SEGMENT i64 (i64.const 128))
+  (global $SEGMENT_COUNT i64 (i64.const 256))
+  (global $FLAGS i64 (i64.const 384))
+  (global $GSO_TYPE i64 (i64.const 416))
+  (global $HDR_LEN i64 (i64.const 448))
+  (global $GSO_SIZE i64 (i64.const 512))
+  (global $CSUM_START i64 (i64.const 576))
+  (global $CSUM_OFFSET i64 (i64.const 640))
+  (global $REPEATS i64 (i64.const 704))
+  (global $HEADS i64 (i64.const 1536))
+  (global $ADDRESSES i64 (i64.const 768))
+  (global $PLACE_TO i64 (i64.const 1280))
+  (global $SLOTS i64 (i64.const 1600))
+  (global $SLOT_BYTES i64 (i64.const 144))
+  (global $HEADROOM i64 (i64.const 16))
+  (global $HEADER_BYTES i32 (i32.const 128))
+  (global $SEGMENT_ADDRESS i64 (i64.const 6208))
+  (global $SEGMENT_LENGTH i64 (i64.const 38976))
+  ;; struct virtio_net_hdr (virtio 1.2 §5.1.6): without and with num_buffers.
+  (global $NET_HDR_BYTES i32 (i32.const 10))
+  (global $NET_HDR_MRG_RXBUF_BYTES i32 (i32.const 12))
+  ;; Layout of a CopyList (copy-list.ts).
+  (global $TO i64 (i64.const 0))
+  (global $FROM i64 (i64.const 8192))
+  (global $BYTES i64 (i64.const 16384))
+
+  ;; Copies $n bytes within the arena. Short ones end with a piece that overlaps the one before: fewer branches.
+  (func $near (param $to i64) (param $from i64) (param $n i32)
+    (local $last i64)
+    (if (i32.gt_u (local.get $n) (i32.const 256))
+      (then
+        (memory.copy (local.get $to) (local.get $from) (i64.extend_i32_u (local.get $n)))
+        (return)))
+    (if (i32.ge_u (local.get $n) (i32.const 32))
+      (then
+        (local.set $last (i64.add (local.get $from) (i64.extend_i32_u (i32.sub (local.get $n) (i32.const 32)))))
+        (loop $next
+          (v128.store (local.get $to) (v128.load (local.get $from)))
+          (v128.store offset=16 (local.get $to) (v128.load offset=16 (local.get $from)))
+          (local.set $to (i64.add (local.get $to) (i64.const 32)))
+          (local.set $from (i64.add (local.get $from) (i64.const 32)))
+          (br_if $next (i64.lt_u (local.get $from) (local.get $last))))
+        (local.set $to (i64.sub (local.get $to) (i64.sub (local.get $from) (local.get $last))))
+        (v128.store (local.get $to) (v128.load (local.get $last)))
+        (v128.store offset=16 (local.get $to) (v128.load offset=16 (local.get $last)))
+        (return)))
+    (local.set $last (i64.extend_i32_u (local.get $n)))
+    (if (i32.ge_u (local.get $n) (i32.const 16))
+      (then
+        (v128.store (local.get $to) (v128.load (local.get $from)))
+        (local.set $last (i64.sub (local.get $last) (i64.const 16)))
+        (v128.store (i64.add (local.get $to) (local.get $last))
+          (v128.load (i64.add (local.get $from) (local.get $last))))
+        (return)))
+    (if (i32.ge_u (local.get $n) (i32.const 8))
+      (then
+        (i64.store (local.get $to) (i64.load (local.get $from)))
+        (local.set $last (i64.sub (local.get $last) (i64.const 8)))
+        (i64.store (i64.add (local.get $to) (local.get $last))
+          (i64.load (i64.add (local.get $from) (local.get $last))))
+        (return)))
+    (if (i32.ge_u (local.get $n) (i32.const 4))
+      (then
+        (i32.store (local.get $to) (i32.load (local.get $from)))
+        (local.set $last (i64.sub (local.get $last) (i64.const 4)))
+        (i32.store (i64.add (local.get $to) (local.get $last))
+          (i32.load (i64.add (local.get $from) (local.get $last))))
+        (return)))
+    (if (local.get $n)
+      (then
+        (i32.store8 (local.get $to) (i32.load8_u (local.get $from)))
+        (if (i32.ge_u (local.get $n) (i32.const 2))
+          (then
+            (i32.store8 offset=1 (local.get $to) (i32.load8_u offset=1 (local.get $from)))
+            (if (i32.eq (local.get $n) (i32.const 3))
+              (then (i32.store8 offset=2 (local.get $to) (i32.load8_u offset=2 (local.get $from))))))))))
+
+  ;; memcpy between absolute addresses, wherever they are.
+  (func $copy (export "copy") (param $to f64) (param $from f64) (param $n i32)
+    (local $t i64) (local $f i64)
+    (local.set $t (i64.sub (i64.reinterpret_f64 (f64.add (local.get $to) (f64.const 0x1p52))) (global.get $origin)))
+    (local.set $f (i64.sub (i64.reinterpret_f64 (f64.add (local.get $from) (f64.const 0x1p52))) (global.get $origin)))
+    (if (i64.eqz (i64.shr_u (i64.or (local.get $t) (local.get $f)) (i64.const 34)))
+      (then (call $near (local.get $t) (local.get $f) (local.get $n)))
+      (else (call $farCopy (local.get $to) (local.get $from) (local.get $n)))))
+
+  ;; Makes the first $count copies of the list at arena offset $list, in order.
+  (func (export "copyList") (param $list i32) (param $count i32)
+    (local $at i64) (local $i i32)
+    (local.set $at (i64.extend_i32_u (local.get $list)))
+    (loop $next
+      (if (i32.lt_u (local.get $i) (local.get $count))
+        (then
+          (call $copy
+            (f64.load (i64.add (local.get $at) (global.get $TO)))
+            (f64.load (i64.add (local.get $at) (global.get $FROM)))
+            (i32.load (i64.add
+              (i64.add (i64.extend_i32_u (local.get $list)) (i64.shl (i64.extend_i32_u (local.get $i)) (i64.const 2)))
+              (global.get $BYTES))))
+          (local.set $at (i64.add (local.get $at) (i64.const 8)))
+          (local.set $i (i32.add (local.get $i) (i32.const 1)))
+          (br $next)))))
+
+  ;; FrameBatch.appendBuffers: frames $first to $end - 1 of the batch at arena offset $batch, of one buffer each, noted at
+  ;; every second segment from $segment + 1 on, $prefix bytes of the port's own header in front. Gives the bytes of all frames.
+  (func (export "gatherBuffers")
+    (param $batch i32) (param $first i32) (param $end i32) (param $prefix i32) (param $segment i32) (result i32)
+    (local $at i64) (local $buffer f64) (local $from i64) (local $length i32) (local $total i32) (local $start i32)
+    (local.set $at (i64.extend_i32_u (local.get $batch)))
+    (local.set $start (local.get $first))
+    (loop $next
+      (if (i32.lt_u (local.get $first) (local.get $end))
+        (then
+          (local.set $buffer (f64.load offset=8 (call $segmentAddress (local.get $at) (local.get $segment))))
+          (local.set $length
+            (i32.sub
+              (i32.load offset=4 (call $segmentLength (local.get $at) (local.get $segment))) (local.get $prefix)))
+          (local.set $total (i32.add (local.get $total) (local.get $length)))
+          (local.set $from
+            (i64.sub (i64.reinterpret_f64 (f64.add (local.get $buffer) (f64.const 0x1p52))) (global.get $origin)))
+          (call $gatherBuffer (local.get $at) (local.get $first) (local.get $from) (local.get $length)
+            (local.get $prefix) (local.get $segment) (i32.gt_u (local.get $first) (local.get $start)))
+          (local.set $segment (i32.add (local.get $segment) (i32.const 2)))
+          (local.set $first (i32.add (local.get $first) (i32.const 1)))
+          (br $next))))
+    (local.get $total))
+
+  ;; One frame in one buffer at arena offset $from (beyond the arena when it is far): header slot, segments, columns.
+  ;; $follows: the frame before it came with the same call.
+  (func $gatherBuffer
+    (param $at i64) (param $frame i32) (param $from i64) (param $length i32) (param $prefix i32) (param $segment i32)
+    (param $follows i32)
+    (local $i i64) (local $slot i64) (local $n i32) (local $kind i32) (local $where i64) (local $macs v128)
+    (local.set $slot (call $slotOf (local.get $at) (local.get $frame)))
+    (local.set $i (i64.add (local.get $at) (i64.shl (i64.extend_i32_u (local.get $frame)) (i64.const 2))))
+    (local.set $n
+      (select (local.get $length) (global.get $HEADER_BYTES)
+        (i32.lt_u (local.get $length) (global.get $HEADER_BYTES))))
+    ;; The bytes, once.
+    (if (i64.eqz (i64.shr_u (local.get $from) (i64.const 34)))
+      (then
+        (call $near
+          (i64.sub (local.get $slot) (i64.extend_i32_u (local.get $prefix)))
+          (local.get $from)
+          (i32.add (local.get $prefix) (local.get $n))))
+      (else
+        (call $farCopy
+          (f64.convert_i64_u
+            (i64.sub (i64.add (global.get $base) (local.get $slot)) (i64.extend_i32_u (local.get $prefix))))
+          (f64.convert_i64_u (i64.add (global.get $base) (local.get $from)))
+          (i32.add (local.get $prefix) (local.get $n)))))
+    ;; The slot is the first segment, what follows in the buffer the second.
+    (i32.store offset=0 (local.get $i) (local.get $length))
+    (i32.store offset=128 (local.get $i) (local.get $segment))
+    (i32.store offset=256 (local.get $i) (i32.const 1))
+    (local.set $where (call $segmentAddress (local.get $at) (local.get $segment)))
+    (f64.store (local.get $where) (f64.convert_i64_s (i64.add (global.get $base) (local.get $slot))))
+    (local.set $i (call $segmentLength (local.get $at) (local.get $segment)))
+    (i32.store (local.get $i) (local.get $n))
+    (if (i32.gt_u (local.get $length) (local.get $n))
+      (then
+        (f64.store offset=8 (local.get $where)
+          (f64.convert_i64_s
+            (i64.add
+              (i64.add (global.get $base) (local.get $from))
+              (i64.extend_i32_u (i32.add (local.get $prefix) (local.get $n))))))
+        (i32.store offset=4 (local.get $i) (i32.sub (local.get $length) (local.get $n)))
+        (i32.store offset=256
+          (i64.add (local.get $at) (i64.shl (i64.extend_i32_u (local.get $frame)) (i64.const 2))) (i32.const 2))))
+    (local.set $kind (call $readNetHeader (local.get $at) (local.get $frame) (local.get $slot) (local.get $prefix)))
+    (local.set $macs (call $addresses (local.get $at) (local.get $frame) (local.get $slot)))
+    (local.set $i (i64.add (local.get $at) (i64.extend_i32_u (local.get $frame))))
+    (local.set $n (i32.const 0))
+    (if (i32.eqz (i32.or (local.get $kind) (i32.eqz (local.get $follows))))
+      (then
+        ;; Columns of the frame before: one byte back, and sixteen.
+        (local.set $n
+          (i32.and
+            (i32.eqz
+              (i32.or
+                (i32.load8_u (i64.sub (i64.add (local.get $i) (global.get $FLAGS)) (i64.const 1)))
+                (i32.load8_u (i64.sub (i64.add (local.get $i) (global.get $GSO_TYPE)) (i64.const 1)))))
+            (i32.eqz
+              (v128.any_true
+                (v128.xor (local.get $macs)
+                  (v128.load
+                    (i64.sub
+                      (i64.add (i64.add (local.get $at) (global.get $ADDRESSES))
+                        (i64.shl (i64.extend_i32_u (local.get $frame)) (i64.const 4)))
+                      (i64.const 16))))))))))
+    (i32.store8 (i64.add (local.get $i) (global.get $REPEATS)) (local.get $n)))
+
+  ;; SplitVirtqueue.receive: takes chains of one buffer from a split virtqueue (virtio 1.2 §2.7) until there is one of
+  ;; another kind, $limit at the most, as frames of the batch at arena offset $batch; their heads go to its column. Gives
+  ;; how many. Every word of the driver is read once, into a local.
+  ;; $avail, $desc: addresses of the avail ring's entries and of the table. $from … $to + $delta: mapped guest memory.
+  (func (export "receiveBuffers")
+    (param $batch i32) (param $limit i32) (param $avail f64) (param $desc f64) (param $num i32) (param $at i32)
+    (param $from f64) (param $to f64) (param $delta f64) (param $prefix i32) (param $least i32) (param $most i32)
+    (param $first i32) (param $segment i32)
+    (result i32)
+    (local $b i64) (local $ring i64) (local $table i64) (local $start i64) (local $size i64) (local $base i64)
+    (local $head i32) (local $d i64) (local $address i64) (local $rest i64) (local $len i32) (local $frame i32)
+    (local.set $b (i64.extend_i32_u (local.get $batch)))
+    (local.set $ring (call $offsetOf (local.get $avail)))
+    (local.set $table (call $offsetOf (local.get $desc)))
+    (local.set $start (i64.trunc_sat_f64_u (local.get $from)))
+    (local.set $size (i64.sub (i64.trunc_sat_f64_u (local.get $to)) (local.get $start)))
+    ;; Arena offset of what stands at $start.
+    (local.set $base (call $offsetOf (f64.add (local.get $from) (local.get $delta))))
+    (local.set $frame (local.get $first))
+    (block $done
+      (loop $next
+        (br_if $done (i32.eqz (local.get $limit)))
+        (local.set $head
+          (i32.load16_u
+            (i64.add (local.get $ring)
+              (i64.extend_i32_u
+                (i32.shl (i32.and (local.get $at) (i32.sub (local.get $num) (i32.const 1))) (i32.const 1))))))
+        (br_if $done (i32.ge_u (local.get $head) (local.get $num)))
+        (local.set $d (i64.add (local.get $table) (i64.extend_i32_u (i32.shl (local.get $head) (i32.const 4)))))
+        (local.set $address (i64.sub (i64.load (local.get $d)) (local.get $start)))
+        (local.set $rest (i64.load offset=8 (local.get $d)))
+        (local.set $len (i32.wrap_i64 (local.get $rest)))
+        ;; Neither NEXT nor WRITE nor INDIRECT, a frame's length, and inside of the memory.
+        (br_if $done (i64.ne (i64.and (local.get $rest) (i64.const 0x700000000)) (i64.const 0)))
+        (br_if $done (i32.lt_u (local.get $len) (local.get $least)))
+        (br_if $done (i32.gt_u (local.get $len) (local.get $most)))
+        (br_if $done (i64.gt_u (local.get $address) (local.get $size)))
+        (br_if $done
+          (i64.gt_u (i64.extend_i32_u (local.get $len)) (i64.sub (local.get $size) (local.get $address))))
+        (call $gatherBuffer (local.get $b) (local.get $frame)
+          (i64.add (local.get $base) (local.get $address))
+          (i32.sub (local.get $len) (local.get $prefix)) (local.get $prefix) (local.get $segment)
+          (i32.gt_u (local.get $frame) (local.get $first)))
+        (i32.store16
+          (i64.add (i64.add (local.get $b) (global.get $HEADS)) (i64.extend_i32_u (i32.shl (local.get $frame) (i32.const 1))))
+          (local.get $head))
+        (local.set $at (i32.add (local.get $at) (i32.const 1)))
+        (local.set $segment (i32.add (local.get $segment) (i32.const 2)))
+        (local.set $frame (i32.add (local.get $frame) (i32.const 1)))
+        (local.set $limit (i32.sub (local.get $limit) (i32.const 1)))
+        (br $next)))
+    (i32.sub (local.get $frame) (local.get $first)))
+
+  ;; SplitVirtqueue.deliver: writes frames $first to $end - 1 into chains of one buffer each, until there is one of another
+  ;; kind or one that is too short, and their used entries. Gives the first frame left.
+  ;; $used: address of the used ring's entries; the rest as in receiveBuffers.
+  (func (export "deliverBuffers")
+    (param $batch i32) (param $first i32) (param $end i32) (param $avail f64) (param $desc f64) (param $used f64)
+    (param $num i32) (param $at i32) (param $usedIdx i32)
+    (param $from f64) (param $to f64) (param $delta f64) (param $header i32)
+    (result i32)
+    (local $b i64) (local $ring i64) (local $table i64) (local $out i64) (local $start i64) (local $size i64)
+    (local $base i64) (local $mask i32)
+    (local $head i32) (local $d i64) (local $address i64) (local $rest i64) (local $len i32) (local $total i32)
+    (local.set $b (i64.extend_i32_u (local.get $batch)))
+    (local.set $ring (call $offsetOf (local.get $avail)))
+    (local.set $table (call $offsetOf (local.get $desc)))
+    (local.set $out (call $offsetOf (local.get $used)))
+    (local.set $start (i64.trunc_sat_f64_u (local.get $from)))
+    (local.set $size (i64.sub (i64.trunc_sat_f64_u (local.get $to)) (local.get $start)))
+    (local.set $base (call $offsetOf (f64.add (local.get $from) (local.get $delta))))
+    (local.set $mask (i32.sub (local.get $num) (i32.const 1)))
+    (block $done
+      (loop $next
+        (br_if $done (i32.ge_u (local.get $first) (local.get $end)))
+        (local.set $head
+          (i32.load16_u
+            (i64.add (local.get $ring)
+              (i64.extend_i32_u (i32.shl (i32.and (local.get $at) (local.get $mask)) (i32.const 1))))))
+        (br_if $done (i32.ge_u (local.get $head) (local.get $num)))
+        (local.set $d (i64.add (local.get $table) (i64.extend_i32_u (i32.shl (local.get $head) (i32.const 4)))))
+        (local.set $address (i64.sub (i64.load (local.get $d)) (local.get $start)))
+        (local.set $rest (i64.load offset=8 (local.get $d)))
+        (local.set $len (i32.wrap_i64 (local.get $rest)))
+        (local.set $total
+          (i32.add
+            (i32.load (i64.add (local.get $b) (i64.extend_i32_u (i32.shl (local.get $first) (i32.const 2)))))
+            (local.get $header)))
+        ;; WRITE and neither NEXT nor INDIRECT, room for the frame, and inside of the memory.
+        (br_if $done (i64.ne (i64.and (local.get $rest) (i64.const 0x700000000)) (i64.const 0x200000000)))
+        (br_if $done (i32.lt_u (local.get $len) (local.get $total)))
+        (br_if $done (i64.gt_u (local.get $address) (local.get $size)))
+        (br_if $done
+          (i64.gt_u (i64.extend_i32_u (local.get $len)) (i64.sub (local.get $size) (local.get $address))))
+        (i64.store
+          (i64.add (local.get $out)
+            (i64.extend_i32_u (i32.shl (i32.and (local.get $usedIdx) (local.get $mask)) (i32.const 3))))
+          (i64.or
+            (i64.extend_i32_u (local.get $head))
+            (i64.shl (i64.extend_i32_u (local.get $total)) (i64.const 32))))
+        (call $placeNear (local.get $b) (local.get $first)
+          (i64.add (local.get $base) (local.get $address)) (local.get $header))
+        (local.set $at (i32.add (local.get $at) (i32.const 1)))
+        (local.set $usedIdx (i32.add (local.get $usedIdx) (i32.const 1)))
+        (local.set $first (i32.add (local.get $first) (i32.const 1)))
+        (br $next)))
+    (local.get $first))
+
+  ;; Arena offset of an absolute address.
+  (func $offsetOf (param $address f64) (result i64)
+    (i64.sub (i64.reinterpret_f64 (f64.add (local.get $address) (f64.const 0x1p52))) (global.get $origin)))
+
+  ;; Writes a whole frame with its virtio-net header to arena offset $to.
+  (func $placeNear (param $at i64) (param $frame i32) (param $to i64) (param $header i32)
+    (local $i i64) (local $segment i32) (local $more i32) (local $n i32) (local $from i64)
+    (local.set $i (i64.add (local.get $at) (i64.shl (i64.extend_i32_u (local.get $frame)) (i64.const 2))))
+    (local.set $segment (i32.load offset=128 (local.get $i)))
+    (local.set $more (i32.load offset=256 (local.get $i)))
+    (local.set $n (i32.load (call $segmentLength (local.get $at) (local.get $segment))))
+    (call $writeNetHeader (local.get $at) (local.get $frame) (local.get $to) (local.get $header))
+    (local.set $to (i64.add (local.get $to) (i64.extend_i32_u (local.get $header))))
+    (call $near (local.get $to) (call $slotOf (local.get $at) (local.get $frame)) (local.get $n))
+    (loop $rest
+      (local.set $more (i32.sub (local.get $more) (i32.const 1)))
+      (if (local.get $more)
+        (then
+          (local.set $segment (i32.add (local.get $segment) (i32.const 1)))
+          (local.set $to (i64.add (local.get $to) (i64.extend_i32_u (local.get $n))))
+          (local.set $n (i32.load (call $segmentLength (local.get $at) (local.get $segment))))
+          (local.set $from (call $offsetOf (f64.load (call $segmentAddress (local.get $at) (local.get $segment)))))
+          (if (i64.eqz (i64.shr_u (local.get $from) (i64.const 34)))
+            (then (call $near (local.get $to) (local.get $from) (local.get $n)))
+            (else
+              (call $farCopy
+                (f64.convert_i64_u (i64.add (global.get $base) (local.get $to)))
+                (f64.load (call $segmentAddress (local.get $at) (local.get $segment)))
+                (local.get $n))))
+          (br $rest)))))
+
+  ;; FrameBatch.append: frame $frame of the batch at arena offset $batch, whose buffers begin with $prefix bytes of the
+  ;; port's own header.
+  (func (export "gather") (param $batch i32) (param $frame i32) (param $prefix i32)
+    (local $at i64) (local $slot i64)
+    (local.set $at (i64.extend_i32_u (local.get $batch)))
+    (local.set $slot (call $slotOf (local.get $at) (local.get $frame)))
+    (call $gatherFrame (local.get $at) (local.get $frame) (local.get $slot) (local.get $prefix))
+    (drop (call $readNetHeader (local.get $at) (local.get $frame) (local.get $slot) (local.get $prefix)))
+    (drop (call $addresses (local.get $at) (local.get $frame) (local.get $slot)))
+    (i32.store8
+      (i64.add (i64.add (local.get $at) (global.get $REPEATS)) (i64.extend_i32_u (local.get $frame))) (i32.const 0)))
+
+  ;; Puts the MAC addresses of a frame into their column: destination and source, each as 16 and 32 bits in network order.
+  (func $addresses (param $at i64) (param $frame i32) (param $slot i64) (result v128)
+    (local $macs v128)
+    (local.set $macs
+      (i8x16.shuffle 1 0 16 16 5 4 3 2 7 6 16 16 11 10 9 8 (v128.load (local.get $slot)) (v128.const i64x2 0 0)))
+    (v128.store
+      (i64.add (i64.add (local.get $at) (global.get $ADDRESSES)) (i64.shl (i64.extend_i32_u (local.get $frame)) (i64.const 4)))
+      (local.get $macs))
+    (local.get $macs))
+
+  ;; Arena offset of the frame in slot $i of the batch at $at.
+  (func $slotOf (param $at i64) (param $i i32) (result i64)
+    (i64.add
+      (i64.add (local.get $at) (i64.add (global.get $SLOTS) (global.get $HEADROOM)))
+      (i64.mul (i64.extend_i32_u (local.get $i)) (global.get $SLOT_BYTES))))
+
+  ;; Copies prefix and first bytes of a frame into its slot, and trims its buffers by what was copied.
+  (func $gatherFrame (param $at i64) (param $frame i32) (param $slot i64) (param $prefix i32)
+    (local $i i64) (local $to i64)
+    (local $length i32) (local $left i32) (local $here i32)
+    (local $read i32) (local $stop i32)
+    (local.set $i (i64.add (local.get $at) (i64.shl (i64.extend_i32_u (local.get $frame)) (i64.const 2))))
+    (local.set $length (i32.load (i64.add (local.get $i) (global.get $LENGTH))))
+    (local.set $length
+      (select (local.get $length) (global.get $HEADER_BYTES)
+        (i32.lt_u (local.get $length) (global.get $HEADER_BYTES))))
+    (local.set $to (i64.sub (local.get $slot) (i64.extend_i32_u (local.get $prefix))))
+    (local.set $left (i32.add (local.get $length) (local.get $prefix)))
+    (local.set $read (i32.add (i32.load (i64.add (local.get $i) (global.get $FIRST_SEGMENT))) (i32.const 1)))
+    (local.set $stop (i32.add (local.get $read) (i32.load (i64.add (local.get $i) (global.get $SEGMENT_COUNT)))))
+    (block $full
+      (loop $buffer
+        (local.set $here (i32.load (call $segmentLength (local.get $at) (local.get $read))))
+        (if (i32.gt_u (local.get $here) (local.get $left))
+          (then
+            (call $pull (local.get $to) (call $segmentAddress (local.get $at) (local.get $read)) (local.get $left))
+            (i32.store (call $segmentLength (local.get $at) (local.get $read))
+              (i32.sub (local.get $here) (local.get $left)))
+            (f64.store (call $segmentAddress (local.get $at) (local.get $read))
+              (f64.add
+                (f64.load (call $segmentAddress (local.get $at) (local.get $read)))
+                (f64.convert_i32_u (local.get $left))))
+            (br $full)))
+        (call $pull (local.get $to) (call $segmentAddress (local.get $at) (local.get $read)) (local.get $here))
+        (local.set $to (i64.add (local.get $to) (i64.extend_i32_u (local.get $here))))
+        (local.set $left (i32.sub (local.get $left) (local.get $here)))
+        (local.set $read (i32.add (local.get $read) (i32.const 1)))
+        (br_if $buffer (local.get $left))))
+    ;; The slot stands in for what was copied.
+    (local.set $read (i32.sub (local.get $read) (i32.const 1)))
+    (f64.store (call $segmentAddress (local.get $at) (local.get $read))
+      (f64.convert_i64_u (i64.add (global.get $base) (local.get $slot))))
+    (i32.store (call $segmentLength (local.get $at) (local.get $read)) (local.get $length))
+    (i32.store (i64.add (local.get $i) (global.get $FIRST_SEGMENT)) (local.get $read))
+    (i32.store (i64.add (local.get $i) (global.get $SEGMENT_COUNT)) (i32.sub (local.get $stop) (local.get $read))))
+
+  ;; Reads the virtio-net header before a slot into the columns; none where $prefix is too short for one. Gives flags and
+  ;; gso_type: where both are 0 the other fields mean nothing.
+  (func $readNetHeader (param $at i64) (param $frame i32) (param $slot i64) (param $prefix i32) (result i32)
+    (local $i i64) (local $from i64) (local $kind i32)
+    (local.set $i (i64.add (local.get $at) (i64.extend_i32_u (local.get $frame))))
+    (local.set $from (i64.sub (local.get $slot) (i64.extend_i32_u (local.get $prefix))))
+    (if (i32.ge_u (local.get $prefix) (global.get $NET_HDR_BYTES))
+      (then (local.set $kind (i32.load16_u (local.get $from)))))
+    (i32.store8 (i64.add (local.get $i) (global.get $FLAGS)) (local.get $kind))
+    (i32.store8 (i64.add (local.get $i) (global.get $GSO_TYPE)) (i32.shr_u (local.get $kind) (i32.const 8)))
+    (if (local.get $kind)
+      (then
+        (local.set $i (i64.add (local.get $i) (i64.extend_i32_u (local.get $frame))))
+        (i32.store16 (i64.add (local.get $i) (global.get $HDR_LEN)) (i32.load16_u offset=2 (local.get $from)))
+        (i32.store16 (i64.add (local.get $i) (global.get $GSO_SIZE)) (i32.load16_u offset=4 (local.get $from)))
+        (i32.store16 (i64.add (local.get $i) (global.get $CSUM_START)) (i32.load16_u offset=6 (local.get $from)))
+        (i32.store16 (i64.add (local.get $i) (global.get $CSUM_OFFSET)) (i32.load16_u offset=8 (local.get $from)))))
+    (local.get $kind))
+
+  ;; FrameBatch.place: writes frames $first to $end - 1 of the batch at arena offset $batch to where their placeTo says,
+  ;; each with a virtio-net header of $header bytes in front.
+  (func (export "place") (param $batch i32) (param $first i32) (param $end i32) (param $header i32)
+    (local $at i64) (local $to f64) (local $t i64)
+    (local.set $at (i64.extend_i32_u (local.get $batch)))
+    (loop $next
+      (if (i32.lt_u (local.get $first) (local.get $end))
+        (then
+          (local.set $to
+            (f64.load (i64.add (i64.add (local.get $at) (global.get $PLACE_TO))
+              (i64.shl (i64.extend_i32_u (local.get $first)) (i64.const 3)))))
+          (local.set $t (call $offsetOf (local.get $to)))
+          (if (i64.eqz (i64.shr_u (local.get $t) (i64.const 34)))
+            (then (call $placeNear (local.get $at) (local.get $first) (local.get $t) (local.get $header)))
+            (else (call $placeFar (local.get $at) (local.get $first) (local.get $to) (local.get $header))))
+          (local.set $first (i32.add (local.get $first) (i32.const 1)))
+          (br $next)))))
+
+  ;; $placeNear for an absolute address outside of the arena.
+  (func $placeFar (param $at i64) (param $frame i32) (param $to f64) (param $header i32)
+    (local $i i64) (local $segment i32) (local $more i32) (local $n i32) (local $from i64)
+    (local.set $i (i64.add (local.get $at) (i64.shl (i64.extend_i32_u (local.get $frame)) (i64.const 2))))
+    (local.set $segment (i32.load offset=128 (local.get $i)))
+    (local.set $more (i32.load offset=256 (local.get $i)))
+    (local.set $n (i32.load (call $segmentLength (local.get $at) (local.get $segment))))
+    (local.set $from
+      (i64.sub (call $slotOf (local.get $at) (local.get $frame)) (i64.extend_i32_u (local.get $header))))
+    (call $writeNetHeader (local.get $at) (local.get $frame) (local.get $from) (local.get $header))
+    (local.set $n (i32.add (local.get $header) (local.get $n)))
+    (call $farCopy (local.get $to) (f64.convert_i64_u (i64.add (global.get $base) (local.get $from))) (local.get $n))
+    (loop $rest
+      (local.set $more (i32.sub (local.get $more) (i32.const 1)))
+      (if (local.get $more)
+        (then
+          (local.set $segment (i32.add (local.get $segment) (i32.const 1)))
+          (local.set $to (f64.add (local.get $to) (f64.convert_i32_s (local.get $n))))
+          (local.set $n (i32.load (call $segmentLength (local.get $at) (local.get $segment))))
+          (call $farCopy
+            (local.get $to) (f64.load (call $segmentAddress (local.get $at) (local.get $segment))) (local.get $n))
+          (br $rest)))))
+
+  ;; Writes the columns of a frame as a virtio-net header of $bytes to arena offset $to; num_buffers is 1.
+  (func $writeNetHeader (param $at i64) (param $frame i32) (param $to i64) (param $bytes i32)
+    (local $i i64) (local $kind i32)
+    (local.set $i (i64.add (local.get $at) (i64.extend_i32_u (local.get $frame))))
+    (local.set $kind
+      (i32.or
+        (i32.load8_u (i64.add (local.get $i) (global.get $FLAGS)))
+        (i32.shl (i32.load8_u (i64.add (local.get $i) (global.get $GSO_TYPE))) (i32.const 8))))
+    (i64.store (local.get $to) (i64.const 0))
+    (i32.store16 offset=8 (local.get $to) (i32.const 0))
+    (if (i32.ge_u (local.get $bytes) (global.get $NET_HDR_MRG_RXBUF_BYTES))
+      (then (i32.store16 offset=10 (local.get $to) (i32.const 1))))
+    (if (local.get $kind)
+      (then
+        (local.set $i (i64.add (local.get $i) (i64.extend_i32_u (local.get $frame))))
+        (i32.store16 (local.get $to) (local.get $kind))
+        (i32.store16 offset=2 (local.get $to) (i32.load16_u (i64.add (local.get $i) (global.get $HDR_LEN))))
+        (i32.store16 offset=4 (local.get $to) (i32.load16_u (i64.add (local.get $i) (global.get $GSO_SIZE))))
+        (i32.store16 offset=6 (local.get $to) (i32.load16_u (i64.add (local.get $i) (global.get $CSUM_START))))
+        (i32.store16 offset=8 (local.get $to) (i32.load16_u (i64.add (local.get $i) (global.get $CSUM_OFFSET)))))))
+
+  (func $segmentAddress (param $at i64) (param $index i32) (result i64)
+    (i64.add (i64.add (local.get $at) (global.get $SEGMENT_ADDRESS))
+      (i64.shl (i64.extend_i32_u (local.get $index)) (i64.const 3))))
+
+  (func $segmentLength (param $at i64) (param $index i32) (result i64)
+    (i64.add (i64.add (local.get $at) (global.get $SEGMENT_LENGTH))
+      (i64.shl (i64.extend_i32_u (local.get $index)) (i64.const 2))))
+
+  ;; Copies $n bytes from the absolute address that stands at $where to arena offset $to.
+  (func $pull (param $to i64) (param $where i64) (param $n i32)
+    (local $from i64)
+    (local.set $from (i64.sub (i64.reinterpret_f64 (f64.add (f64.load (local.get $where)) (f64.const 0x1p52))) (global.get $origin)))
+    (if (i64.eqz (i64.shr_u (local.get $from) (i64.const 34)))
+      (then (call $near (local.get $to) (local.get $from) (local.get $n)))
+      (else
+        (call $farCopy
+          (f64.convert_i64_u (i64.add (local.get $to) (global.get $base)))
+          (f64.load (local.get $where))
+          (local.get $n)))))
+
+  ;; Ones' complement sum (RFC 1071) of $n bytes at an absolute address, folded to 16 bits, in network order.
+  (func (export "sum") (param $address f64) (param $n i32) (result i32)
+    (local $from i64)
+    (local.set $from (i64.sub (i64.reinterpret_f64 (f64.add (local.get $address) (f64.const 0x1p52))) (global.get $origin)))
+    (if (i64.eqz (i64.shr_u (local.get $from) (i64.const 34)))
+      (then (return (call $nearSum (local.get $from) (local.get $from) (local.get $n) (i32.const 0)))))
+    (call $farSum (local.get $address) (local.get $n)))
+
+  ;; copy and sum in one pass: what is summed is what was written.
+  (func (export "copySum") (param $to f64) (param $from f64) (param $n i32) (result i32)
+    (local $t i64) (local $f i64)
+    (local.set $t (i64.sub (i64.reinterpret_f64 (f64.add (local.get $to) (f64.const 0x1p52))) (global.get $origin)))
+    (local.set $f (i64.sub (i64.reinterpret_f64 (f64.add (local.get $from) (f64.const 0x1p52))) (global.get $origin)))
+    (if (i64.eqz (i64.shr_u (i64.or (local.get $t) (local.get $f)) (i64.const 34)))
+      (then (return (call $nearSum (local.get $t) (local.get $f) (local.get $n) (i32.const 1)))))
+    (call $farCopy (local.get $to) (local.get $from) (local.get $n))
+    ;; Only the destination is ours to read twice.
+    (if (i64.eqz (i64.shr_u (local.get $t) (i64.const 34)))
+      (then (return (call $nearSum (local.get $t) (local.get $t) (local.get $n) (i32.const 0)))))
+    (call $farSum (local.get $to) (local.get $n)))
+
+  (func $nearSum (param $to i64) (param $from i64) (param $n i32) (param $store i32) (result i32)
+    (local $sums v128) (local $v v128) (local $w v128) (local $x v128) (local $y v128) (local $total i64) (local $word i32)
+    ;; A 16-bit word per half lane: eight of them a step and lane at the most, far below 2^32 for the longest frame.
+    (loop $four
+      (if (i32.ge_u (local.get $n) (i32.const 64))
+        (then
+          (local.set $v (v128.load (local.get $from)))
+          (local.set $w (v128.load offset=16 (local.get $from)))
+          (local.set $x (v128.load offset=32 (local.get $from)))
+          (local.set $y (v128.load offset=48 (local.get $from)))
+          (if (local.get $store)
+            (then
+              (v128.store (local.get $to) (local.get $v))
+              (v128.store offset=16 (local.get $to) (local.get $w))
+              (v128.store offset=32 (local.get $to) (local.get $x))
+              (v128.store offset=48 (local.get $to) (local.get $y))))
+          (local.set $sums
+            (i32x4.add
+              (i32x4.add (local.get $sums)
+                (i32x4.add
+                  (i32x4.extadd_pairwise_i16x8_u (local.get $v)) (i32x4.extadd_pairwise_i16x8_u (local.get $w))))
+              (i32x4.add
+                (i32x4.extadd_pairwise_i16x8_u (local.get $x)) (i32x4.extadd_pairwise_i16x8_u (local.get $y)))))
+          (local.set $from (i64.add (local.get $from) (i64.const 64)))
+          (local.set $to (i64.add (local.get $to) (i64.const 64)))
+          (local.set $n (i32.sub (local.get $n) (i32.const 64)))
+          (br $four))))
+    (loop $vectors
+      (if (i32.ge_u (local.get $n) (i32.const 16))
+        (then
+          (local.set $v (v128.load (local.get $from)))
+          (if (local.get $store) (then (v128.store (local.get $to) (local.get $v))))
+          (local.set $sums (i32x4.add (local.get $sums) (i32x4.extadd_pairwise_i16x8_u (local.get $v))))
+          (local.set $from (i64.add (local.get $from) (i64.const 16)))
+          (local.set $to (i64.add (local.get $to) (i64.const 16)))
+          (local.set $n (i32.sub (local.get $n) (i32.const 16)))
+          (br $vectors))))
+    (local.set $total
+      (i64.add
+        (i64.add (i64.extend_i32_u (i32x4.extract_lane 0 (local.get $sums)))
+          (i64.extend_i32_u (i32x4.extract_lane 1 (local.get $sums))))
+        (i64.add (i64.extend_i32_u (i32x4.extract_lane 2 (local.get $sums)))
+          (i64.extend_i32_u (i32x4.extract_lane 3 (local.get $sums))))))
+    (loop $words
+      (if (i32.ge_u (local.get $n) (i32.const 2))
+        (then
+          (local.set $word (i32.load16_u (local.get $from)))
+          (if (local.get $store) (then (i32.store16 (local.get $to) (local.get $word))))
+          (local.set $total (i64.add (local.get $total) (i64.extend_i32_u (local.get $word))))
+          (local.set $from (i64.add (local.get $from) (i64.const 2)))
+          (local.set $to (i64.add (local.get $to) (i64.const 2)))
+          (local.set $n (i32.sub (local.get $n) (i32.const 2)))
+          (br $words))))
+    (if (local.get $n)
+      (then
+        (local.set $word (i32.load8_u (local.get $from)))
+        (if (local.get $store) (then (i32.store8 (local.get $to) (local.get $word))))
+        (local.set $total (i64.add (local.get $total) (i64.extend_i32_u (local.get $word))))))
+    ;; Fold to 16 bits, and turn the bytes round: the words were read in the machine's order (RFC 1071 §2 (B)).
+    (local.set $total (i64.add (i64.and (local.get $total) (i64.const 0xffffffff)) (i64.shr_u (local.get $total) (i64.const 32))))
+    (local.set $total (i64.add (i64.and (local.get $total) (i64.const 0xffff)) (i64.shr_u (local.get $total) (i64.const 16))))
+    (local.set $total (i64.add (i64.and (local.get $total) (i64.const 0xffff)) (i64.shr_u (local.get $total) (i64.const 16))))
+    (local.set $total (i64.add (i64.and (local.get $total) (i64.const 0xffff)) (i64.shr_u (local.get $total) (i64.const 16))))
+    (local.set $word (i32.wrap_i64 (local.get $total)))
+    (i32.or
+      (i32.shl (i32.and (local.get $word) (i32.const 0xff)) (i32.const 8))
+      (i32.shr_u (local.get $word) (i32.const 8))))
+)

@@ -1,0 +1,69 @@
+import assert from 'node:assert/strict';
+import { type ForwardRun, summarize, summaryLines } from '../../bench/forward.ts';
+
+function run(name: ForwardRun['switch'], mpps: number, more: Partial<ForwardRun> = {}): ForwardRun {
+  return {
+    ...{ switch: name, size: 64, ring: 'split', round: 1, mpps, gbps: mpps / 2, switch_cpu: 1, busy_ns_per_frame: 100 },
+    ...{ start_frames: 384, start_dropped: 0, start_lost: 0, circulating: 384, ...more },
+  };
+}
+
+describe('the summary of forward', () => {
+  const runs = [
+    ...[12, 9, 11].map((mpps) => run('ringswitch', mpps, { busy_ns_per_frame: mpps })),
+    ...[5, 5.5, 100].map((mpps) => run('ovs-dpdk', mpps)),
+    run('testpmd-io', 22),
+    run('ringswitch', 4, { size: 1514 }),
+    run('ovs-dpdk', 2, { size: 1514 }),
+  ];
+
+  it('has the median of each switch, size and ring', () => {
+    const { medians } = summarize(runs);
+    assert.deepEqual(
+      medians.map((row) => [row.switch, row.size, row.mpps, row.gbps, row.busy_ns_per_frame]),
+      [
+        ['ringswitch', 64, 11, 5.5, 11],
+        ['ovs-dpdk', 64, 5.5, 2.75, 100],
+        ['testpmd-io', 64, 22, 11, 100],
+        ['ringswitch', 1514, 4, 2, 100],
+        ['ovs-dpdk', 1514, 2, 1, 100],
+      ],
+    );
+  });
+
+  it('compares medians, of the same size and of split rings', () => {
+    const { ratio, ratio_packed: packed } = summarize(runs);
+    assert.deepEqual(ratio, { 'ovs-dpdk': { 64: 2, 1514: 2 }, 'testpmd-io': { 64: 0.5 } });
+    assert.equal(packed, undefined);
+  });
+
+  it('compares packed rings apart', () => {
+    const both = [...runs, run('ringswitch', 15, { ring: 'packed' }), run('ovs-dpdk', 5, { ring: 'packed' })];
+    const { ratio, ratio_packed: packed } = summarize(both);
+    assert.equal(ratio['ovs-dpdk']?.['64'], 2);
+    assert.deepEqual(packed, { 'ovs-dpdk': { 64: 3 } });
+  });
+
+  it('has no ratio where one of the two is missing', () => {
+    assert.deepEqual(summarize([run('ovs-dpdk', 5)]).ratio, {});
+    assert.deepEqual(summarize([run('ringswitch', 5)]).ratio, {});
+    assert.deepEqual(summarize([]), { medians: [], ratio: {} });
+  });
+
+  it('knows no busy time where no run has one, and leaves out the runs without', () => {
+    const busy = (values: (number | null)[]) =>
+      summarize(values.map((ns) => run('ringswitch', 1, { busy_ns_per_frame: ns }))).medians[0]!.busy_ns_per_frame;
+    assert.equal(busy([null, null]), null);
+    assert.equal(busy([null, 80, 90]), 85);
+  });
+
+  it('tells what gave no figure, and why', () => {
+    const machine = { cpu: 'x', kernel: 'y', node: 'z' };
+    const failure = { switch: 'ringswitch' as const, size: 64, ring: 'packed' as const, round: 2, reason: 'why\nmore' };
+    const result = { machine, runs, ...summarize(runs), discarded: [run('ovs-dpdk', 1)], failed: [failure] };
+    const lines = summaryLines(result);
+    assert.ok(lines.includes('ringswitch / ovs-dpdk, split: 2.00 at 64 B, 2.00 at 1514 B'), lines.join('\n'));
+    assert.ok(lines.includes('no figure: 2. ringswitch 64 B packed: why'), lines.join('\n'));
+    assert.ok(lines.some((line) => line.startsWith('1 runs belong to rounds that were discarded')));
+  });
+});

@@ -1,0 +1,552 @@
+/**
+ * The device side of a packed virtqueue (virtio 1.2 §2.8): the switch serving one ring of a guest.
+ *
+ *     descriptor ring, num entries
+ *     ┌──────────┬───────────┬─────────────────────┬───────────────────┬─────────┐
+ *     │ used     │ in flight │ available, seen     │ available         │ driver's│
+ *     └──────────┴───────────┴─────────────────────┴───────────────────┴─────────┘
+ *                ▲           ▲                     ▲ where #look reads on
+ *                #used       #avail                #avail + #seen
+ *
+ * Driver and device write the same descriptors: the driver makes one available by AVAIL and USED bits in its flags
+ * (§2.8.1), the device overwrites it with id, length and flags of what it has used. Chains are used in the order in which
+ * they came, so each used descriptor stands where its chain began; where VIRTIO_F_IN_ORDER was negotiated the frames of a
+ * batch are given back with a single one that has the id of the last (§2.8.9).
+ *
+ * Order of memory accesses (x86-64 keeps stores in order with stores and loads in order with loads; what remains is the
+ * compiler, which moves no access over an Atomics operation):
+ *
+ * - Taking: flags are read first, in one word with the id, then everything else. An Atomics.load stands between them, one
+ *   for all descriptors that {@link PackedVirtqueue.#look} found at a time. The word is kept; the driver has no second say.
+ * - Giving back: nothing is written into the ring before {@link PackedVirtqueue.flush}: each used descriptor written
+ *   would show at once. The driver looks at used descriptors one after the other, so all but the first may be written in any
+ *   way: their lengths, then ids and flags. The first one's word makes the whole batch visible and goes last, by
+ *   Atomics.store; this is a full fence too, behind which the driver's wish for calls is read.
+ *
+ * Hot: allocates nothing per frame.
+ */
+import {
+  BATCH_FRAMES,
+  type FrameBatch,
+  MAX_FRAME_BYTES,
+  MAX_FRAME_SEGMENTS,
+  MIN_FRAME_BYTES,
+} from '../memory/frame-batch.ts';
+import type { GuestMemory } from '../memory/guest-memory.ts';
+import {
+  DESC_ADDR_HIGH,
+  DESC_ADDR_LOW,
+  DESC_ID_FLAGS,
+  DESC_LEN,
+  DESC_WORDS,
+  FLAGS_SHIFT,
+  inFlight,
+  linearPosition,
+  mapPackedRing,
+  type PackedRingViews,
+  packBase,
+  packPosition,
+  unpackBase,
+  unpackPosition,
+} from './packed-ring.ts';
+import {
+  RING_EVENT_FLAGS_DESC,
+  RING_EVENT_FLAGS_DISABLE,
+  RING_EVENT_FLAGS_ENABLE,
+  VIRTQ_DESC_BYTES,
+  VIRTQ_DESC_F_AVAIL,
+  VIRTQ_DESC_F_INDIRECT,
+  VIRTQ_DESC_F_NEXT,
+  VIRTQ_DESC_F_USED,
+  VIRTQ_DESC_F_WRITE,
+} from './virtio.ts';
+import {
+  BUFFER_TOO_SMALL,
+  NO_BUFFERS,
+  NO_REFUSAL,
+  RING_BROKEN,
+  type RingDescription,
+  RingUnmappedError,
+  Virtqueue,
+} from './virtqueue.ts';
+
+const TWO_32 = 2 ** 32;
+/** The flags that say how a descriptor is to be read. */
+const KIND = VIRTQ_DESC_F_NEXT | VIRTQ_DESC_F_WRITE | VIRTQ_DESC_F_INDIRECT;
+/** The flags that say whose a descriptor is. */
+const OWNER = VIRTQ_DESC_F_AVAIL | VIRTQ_DESC_F_USED;
+const ID_MASK = 0xffff;
+/** Only these bits of the event flags mean something. */
+const EVENT_FLAGS_MASK = 3;
+
+export class PackedVirtqueue extends Virtqueue {
+  #ring: PackedRingViews;
+
+  /** Next descriptor to take, and the driver's wrap counter there. */
+  #avail: number;
+  #availWrap: number;
+  /** Descriptors from there on that are available, and whose words are known. */
+  #seen = 0;
+  /** id and flags of each descriptor, by its index, as read when it was seen. */
+  readonly #words: Uint32Array;
+
+  /** Where the next used descriptor goes, and the device's wrap counter there. */
+  #used: number;
+  #usedWrap: number;
+  /** The same as far as the driver knows, as a {@link linearPosition}. */
+  #publishedUsed: number;
+  /** Descriptors taken, for which the driver has nothing back yet. With those seen never more than the ring has. */
+  #outstanding: number;
+  #decidedOnCall = false;
+  #notifying = true;
+
+  /** Chains taken by {@link receive} and not yet released, in order: buffer id, and how many descriptors they took. */
+  #taken = 0;
+  #takenDescriptors = 0;
+  readonly #takenId: Uint16Array;
+  readonly #takenCount: Uint16Array;
+
+  /** Used descriptors that {@link flush} will write: their index, len, and word of id and flags. */
+  #pending = 0;
+  readonly #pendingIndex: Uint16Array;
+  readonly #pendingLength: Uint32Array;
+  readonly #pendingWord: Uint32Array;
+
+  /** Chains of one delivery. */
+  readonly #chainId = new Uint16Array(MAX_FRAME_SEGMENTS);
+  readonly #chainCount = new Uint16Array(MAX_FRAME_SEGMENTS);
+  /** Buffer id of the chain walked last. */
+  #walkedId = 0;
+  /** Descriptors that a delivery looked at (empty ones and those of tables too). */
+  #looked = 0;
+
+  /** Throws {@link RingUnmappedError} when the ring is not in `memory`, RangeError for a base beyond the ring. */
+  constructor(memory: GuestMemory, description: RingDescription) {
+    super(memory, description);
+    const { num } = this;
+    const start = unpackBase(description.base, num);
+    if (start === null) throw new RangeError(`base ${description.base} of a packed ring of ${num} entries`);
+    this.#ring = this.#map(memory);
+    this.#avail = start.avail.index;
+    this.#availWrap = start.avail.wrap;
+    this.#used = start.used.index;
+    this.#usedWrap = start.used.wrap;
+    this.#publishedUsed = linearPosition(this.#used, this.#usedWrap, num);
+    this.#outstanding = inFlight(start.avail, start.used, num);
+    this.#words = new Uint32Array(num);
+    this.#takenId = new Uint16Array(num);
+    this.#takenCount = new Uint16Array(num);
+    this.#pendingIndex = new Uint16Array(num);
+    this.#pendingLength = new Uint32Array(num);
+    this.#pendingWord = new Uint32Array(num);
+    this.#ring.deviceEvent[0] = RING_EVENT_FLAGS_ENABLE << FLAGS_SHIFT;
+  }
+
+  #map(memory: GuestMemory): PackedRingViews {
+    const views = mapPackedRing(memory, this.description.addresses, this.num);
+    if (views === null) throw RingUnmappedError.of(this.description);
+    return views;
+  }
+
+  override remap(memory: GuestMemory): void {
+    this.#ring = this.#map(memory);
+    this.memory = memory;
+  }
+
+  /** Both positions, each with its wrap counter: see {@link packBase}. */
+  override get base(): number {
+    const { num } = this;
+    const index = this.#avail - this.#takenDescriptors;
+    const avail = index < 0 ? packPosition(index + num, this.#availWrap ^ 1) : packPosition(index, this.#availWrap);
+    return packBase(avail, this.usedIdx);
+  }
+
+  /** Index in the low 15 bits, wrap counter in the one above. */
+  override get usedIdx(): number {
+    const { num } = this;
+    const published = this.#publishedUsed;
+    return published < num ? packPosition(published, 1) : packPosition(published - num, 0);
+  }
+
+  // ---- taking frames from the driver (its transmit ring)
+
+  override receive(batch: FrameBatch): number {
+    if (this.error !== null) return 0;
+    const before = batch.count;
+    // No more chains than a batch holds, so that a ring full of malformed frames costs others no more than one of good ones.
+    let chains = BATCH_FRAMES;
+    while (chains > 0 && batch.hasRoom) {
+      chains -= this.#receiveBuffers(batch, Math.min(chains, batch.room));
+      if (chains === 0 || !batch.hasRoom || this.#seen === 0 || !this.#receiveChain(batch)) break;
+      chains--;
+    }
+    return batch.count - before;
+  }
+
+  /** Takes chains of one buffer, `end` at the most, until there is one of another kind. Gives how many. */
+  #receiveBuffers(batch: FrameBatch, end: number): number {
+    const { desc } = this.#ring;
+    const { segmentAddress, segmentLength } = batch;
+    const { memory, num, headerBytes } = this;
+    const words = this.#words;
+    const takenId = this.#takenId;
+    const takenCount = this.#takenCount;
+    const least = MIN_FRAME_BYTES + headerBytes;
+    const most = MAX_FRAME_BYTES + headerBytes;
+    let { start, end: limit, delta } = memory;
+    const seen = this.#seen < end ? this.#look() : this.#seen;
+    const last = Math.min(end, seen);
+    let index = this.#avail;
+    let taken = this.#taken;
+    let segment = batch.segments + 1;
+    let frames = 0;
+    for (; frames < last; frames++) {
+      const word = words[index]!;
+      const at = index * DESC_WORDS;
+      const len = desc[at + DESC_LEN]!;
+      if (((word >>> FLAGS_SHIFT) & KIND) !== 0 || len < least || len > most) break;
+      const guest = desc[at + DESC_ADDR_HIGH]! * TWO_32 + desc[at + DESC_ADDR_LOW]!;
+      if (guest < start || guest + len > limit) {
+        if (memory.translate(guest, len) === 0) break;
+        ({ start, end: limit, delta } = memory);
+      }
+      segmentAddress[segment] = guest + delta;
+      segmentLength[segment] = len;
+      segment += 2;
+      takenId[taken] = word & ID_MASK;
+      takenCount[taken] = 1;
+      taken++;
+      if (++index === num) index = 0;
+    }
+    this.#taken = taken;
+    this.#takenDescriptors += frames;
+    this.#advance(frames);
+    batch.appendBuffers(frames, headerBytes);
+    return frames;
+  }
+
+  /** Takes any chain; reads its addresses and lengths anew. False: stop here. */
+  #receiveChain(batch: FrameBatch): boolean {
+    const first = batch.segments + 1;
+    this.walked = first;
+    this.walkedBytes = 0;
+    const count = this.#walk(0, 0, batch.segmentAddress, batch.segmentLength, first + MAX_FRAME_SEGMENTS);
+    if (count === 0) return false;
+    const length = this.walkedBytes - this.headerBytes;
+    const isFrame = length >= MIN_FRAME_BYTES && length <= MAX_FRAME_BYTES;
+    // Used descriptors keep the order of the ring, so what is no frame waits until the frames before it are released.
+    if (!isFrame && this.#taken > 0) return false;
+    this.#takenId[this.#taken] = this.#walkedId;
+    this.#takenCount[this.#taken] = count;
+    this.#taken++;
+    this.#takenDescriptors += count;
+    this.#advance(count);
+    if (isFrame) batch.append(this.walked - first, this.headerBytes, length);
+    else {
+      this.malformed++;
+      this.#completeTaken();
+    }
+    return true;
+  }
+
+  /** Goes on behind `count` descriptors. */
+  #advance(count: number): void {
+    this.#seen -= count;
+    this.#outstanding += count;
+    const index = this.#avail + count;
+    if (index < this.num) this.#avail = index;
+    else {
+      this.#avail = index - this.num;
+      this.#availWrap ^= 1;
+    }
+  }
+
+  override release(count: number): void {
+    let returned = 0;
+    while (this.#taken > count) returned += this.#takenCount[--this.#taken]!;
+    if (returned > 0) {
+      this.#takenDescriptors -= returned;
+      this.#seen += returned;
+      this.#outstanding -= returned;
+      this.#avail -= returned;
+      if (this.#avail < 0) {
+        this.#avail += this.num;
+        this.#availWrap ^= 1;
+      }
+    }
+    this.#completeTaken();
+  }
+
+  #completeTaken(): void {
+    const taken = this.#taken;
+    if (taken === 0) return;
+    // In order, the driver knows by the id of the last that those before it are done.
+    if (this.inOrder) this.#pushUsed(this.#takenId[taken - 1]!, 0, this.#takenDescriptors);
+    else for (let i = 0; i < taken; i++) this.#pushUsed(this.#takenId[i]!, 0, this.#takenCount[i]!);
+    this.#taken = 0;
+    this.#takenDescriptors = 0;
+  }
+
+  // ---- giving frames to the driver (its receive ring)
+
+  override deliver(batch: FrameBatch, first: number, end: number): number {
+    this.refusal = NO_REFUSAL;
+    if (this.error !== null) {
+      this.refusal = RING_BROKEN;
+      return 0;
+    }
+    let next = first;
+    for (;;) {
+      next = this.#deliverBuffers(batch, next, end);
+      if (next === end) break;
+      this.refusal = this.#deliverChains(batch, next);
+      if (this.refusal !== NO_REFUSAL) break;
+      if (++next === end) break;
+    }
+    return next - first;
+  }
+
+  /** Delivers frames into chains of one buffer each, until there is one of another kind. Gives the first frame left. */
+  #deliverBuffers(batch: FrameBatch, first: number, end: number): number {
+    const { desc } = this.#ring;
+    const { memory, num, headerBytes } = this;
+    const { length, placeTo } = batch;
+    const words = this.#words;
+    let { start, end: limit, delta } = memory;
+    const seen = this.#seen < end - first ? this.#look() : this.#seen;
+    const last = Math.min(end, first + seen);
+    let index = this.#avail;
+    let i = first;
+    for (; i < last; i++) {
+      const word = words[index]!;
+      const at = index * DESC_WORDS;
+      const len = desc[at + DESC_LEN]!;
+      const total = length[i]! + headerBytes;
+      if (((word >>> FLAGS_SHIFT) & KIND) !== VIRTQ_DESC_F_WRITE || len < total) break;
+      const guest = desc[at + DESC_ADDR_HIGH]! * TWO_32 + desc[at + DESC_ADDR_LOW]!;
+      if (guest < start || guest + len > limit) {
+        if (memory.translate(guest, len) === 0) break;
+        ({ start, end: limit, delta } = memory);
+      }
+      placeTo[i] = guest + delta;
+      this.#pushUsed(word & ID_MASK, total, 1);
+      if (++index === num) index = 0;
+    }
+    this.#advance(i - first);
+    if (i > first) batch.place(first, i, headerBytes);
+    return i;
+  }
+
+  /** Delivers one frame into any chains, reading their addresses and lengths anew. Gives the refusal. */
+  #deliverChains(batch: FrameBatch, i: number): number {
+    const total = batch.length[i]! + this.headerBytes;
+    let chains = 0;
+    let descriptors = 0;
+    let room = 0;
+    this.walked = 0;
+    this.#looked = 0;
+    for (;;) {
+      if (descriptors === this.#seen && this.#look() === descriptors) return NO_BUFFERS;
+      this.walkedBytes = 0;
+      const limit = this.walked + MAX_FRAME_SEGMENTS;
+      const count = this.#walk(descriptors, VIRTQ_DESC_F_WRITE, this.toAddress, this.toLength, limit);
+      if (count === 0) return RING_BROKEN;
+      descriptors += count;
+      room += this.walkedBytes;
+      this.#chainId[chains] = this.#walkedId;
+      this.#chainCount[chains] = count;
+      this.chainEnd[chains] = this.walked;
+      chains++;
+      if (room >= total) break;
+      if (!this.mergeable || this.walkedBytes === 0) return BUFFER_TOO_SMALL;
+      if (this.walked >= MAX_FRAME_SEGMENTS || this.#looked >= MAX_FRAME_SEGMENTS) return BUFFER_TOO_SMALL;
+    }
+    batch.writeNetHeader(i, this.headerBytes, chains);
+    this.scatter(batch, i, total, chains);
+    batch.copies.run();
+    this.#advance(descriptors);
+    for (let chain = 0; chain < chains; chain++) {
+      this.#pushUsed(this.#chainId[chain]!, this.chainWritten[chain]!, this.#chainCount[chain]!);
+    }
+    return NO_REFUSAL;
+  }
+
+  // ---- used descriptors and notifications
+
+  /** Notes a used descriptor for one chain, or several in order, of `count` descriptors together. */
+  #pushUsed(id: number, length: number, count: number): void {
+    const k = this.#pending++;
+    // §2.8.4: WRITE in a used descriptor says that its length means something.
+    const flags = (this.#usedWrap === 1 ? OWNER : 0) | (length > 0 ? VIRTQ_DESC_F_WRITE : 0);
+    this.#pendingIndex[k] = this.#used;
+    this.#pendingLength[k] = length;
+    this.#pendingWord[k] = id | (flags << FLAGS_SHIFT);
+    const index = this.#used + count;
+    if (index < this.num) this.#used = index;
+    else {
+      this.#used = index - this.num;
+      this.#usedWrap ^= 1;
+    }
+  }
+
+  override flush(): void {
+    const pending = this.#pending;
+    if (pending === 0) return;
+    this.#pending = 0;
+    const { desc } = this.#ring;
+    const index = this.#pendingIndex;
+    const length = this.#pendingLength;
+    const word = this.#pendingWord;
+    for (let k = 1; k < pending; k++) {
+      const at = index[k]! * DESC_WORDS;
+      desc[at + DESC_LEN] = length[k]!;
+      desc[at + DESC_ID_FLAGS] = word[k]!;
+    }
+    const at = index[0]! * DESC_WORDS;
+    desc[at + DESC_LEN] = length[0]!;
+    Atomics.store(desc, at + DESC_ID_FLAGS, word[0]!);
+
+    const laps = 2 * this.num;
+    const old = this.#publishedUsed;
+    const now = linearPosition(this.#used, this.#usedWrap, this.num);
+    const used = (now - old + laps) % laps;
+    this.#publishedUsed = now;
+    this.#outstanding -= used;
+    if (this.#wantsCall(old, used)) this.signal();
+    else this.callsSuppressed++;
+  }
+
+  /** Whether the driver asked to be called for one of the `used` descriptors from linear position `old` on (§2.8.10). */
+  #wantsCall(old: number, used: number): boolean {
+    const first = !this.#decidedOnCall;
+    this.#decidedOnCall = true;
+    const word = Atomics.load(this.#ring.driverEvent, 0);
+    const flags = (word >>> FLAGS_SHIFT) & EVENT_FLAGS_MASK;
+    if (flags === RING_EVENT_FLAGS_DISABLE) return false;
+    if (flags !== RING_EVENT_FLAGS_DESC || !this.eventIdx || first) return true;
+    const { index, wrap } = unpackPosition(word);
+    const laps = 2 * this.num;
+    return (linearPosition(index, wrap, this.num) - old + laps) % laps < used;
+  }
+
+  override disableNotification(): void {
+    if (!this.#notifying) return;
+    this.#notifying = false;
+    this.#ring.deviceEvent[0] = RING_EVENT_FLAGS_DISABLE << FLAGS_SHIFT;
+  }
+
+  override enableNotification(): boolean {
+    if (this.error !== null) return false;
+    this.#notifying = true;
+    const wish = this.eventIdx
+      ? packPosition(this.#avail, this.#availWrap) | (RING_EVENT_FLAGS_DESC << FLAGS_SHIFT)
+      : RING_EVENT_FLAGS_ENABLE << FLAGS_SHIFT;
+    Atomics.store(this.#ring.deviceEvent, 0, wish);
+    return this.#seen > 0 || this.#look() > 0;
+  }
+
+  // ---- reading what the driver wrote
+
+  /**
+   * Looks for more available descriptors, a batch of them at the most, and gives {@link #seen}. A driver that makes
+   * descriptors available which it has not got back is not seen to: the ring ends there.
+   */
+  #look(): number {
+    const { num } = this;
+    const { desc } = this.#ring;
+    const words = this.#words;
+    const seen = this.#seen;
+    const limit = Math.min(seen + BATCH_FRAMES, num - this.#outstanding);
+    if (seen >= limit) return seen;
+    let index = this.#avail + seen;
+    let wrap = this.#availWrap;
+    if (index >= num) {
+      index -= num;
+      wrap ^= 1;
+    }
+    let owner = wrap === 1 ? VIRTQ_DESC_F_AVAIL : VIRTQ_DESC_F_USED;
+    let last = index * DESC_WORDS + DESC_ID_FLAGS;
+    let word = Atomics.load(desc, last);
+    let found = seen;
+    while (((word >>> FLAGS_SHIFT) & OWNER) === owner) {
+      words[index] = word;
+      if (++found === limit) break;
+      if (++index === num) {
+        index = 0;
+        owner ^= OWNER;
+      }
+      last = index * DESC_WORDS + DESC_ID_FLAGS;
+      word = desc[last]!;
+    }
+    // The plain reads above come before any of what they make readable: see the top.
+    if (found > seen) Atomics.load(desc, last);
+    this.#seen = found;
+    return found;
+  }
+
+  /**
+   * Follows the chain (§2.8.6) that starts `offset` descriptors behind {@link #avail}, one that is seen, and appends its
+   * buffers from index `walked` on, up to index `limit`; all must have the direction `direction` (0 or
+   * VIRTQ_DESC_F_WRITE). Adds their bytes to walkedBytes. Gives the number of its descriptors; 0: the ring is broken.
+   */
+  #walk(offset: number, direction: number, address: Float64Array, length: Int32Array, limit: number): number {
+    const { num } = this;
+    const { desc } = this.#ring;
+    const head = (this.#avail + offset) % num;
+    for (let count = 0; ; ) {
+      if (offset + count === this.#seen && this.#look() === offset + count) {
+        this.fail(count === num ? 'CHAIN_LOOPS' : 'CHAIN_NOT_AVAILABLE', head, count);
+        return 0;
+      }
+      if (count === MAX_FRAME_SEGMENTS) {
+        this.fail('CHAIN_TOO_LONG', head, count);
+        return 0;
+      }
+      let index = head + count;
+      if (index >= num) index -= num;
+      const word = this.#words[index]!;
+      const flags = word >>> FLAGS_SHIFT;
+      const at = index * DESC_WORDS;
+      const low = desc[at + DESC_ADDR_LOW]!;
+      const high = desc[at + DESC_ADDR_HIGH]!;
+      const len = desc[at + DESC_LEN]!;
+      count++;
+      if ((flags & VIRTQ_DESC_F_INDIRECT) !== 0) {
+        if ((flags & VIRTQ_DESC_F_NEXT) !== 0) {
+          this.fail('INDIRECT_WITH_NEXT', index, flags);
+          return 0;
+        }
+        if (!this.loadIndirect(index, low, high, len)) return 0;
+        if (!this.#walkTable(len / VIRTQ_DESC_BYTES, direction, address, length, limit)) return 0;
+      } else {
+        if ((flags & VIRTQ_DESC_F_WRITE) !== direction) {
+          this.fail('WRONG_DIRECTION', index, flags);
+          return 0;
+        }
+        if (len > 0 && !this.appendBuffer(index, low, high, len, address, length, limit)) return 0;
+      }
+      if ((flags & VIRTQ_DESC_F_NEXT) === 0) {
+        // §2.8.6: the last descriptor of a chain has the buffer id.
+        this.#walkedId = word & ID_MASK;
+        this.#looked += count;
+        return count;
+      }
+    }
+  }
+
+  /** Appends the buffers of the indirect table of `entries` in {@link table}; its flags but WRITE mean nothing (§2.8.7). */
+  #walkTable(entries: number, direction: number, address: Float64Array, length: Int32Array, limit: number): boolean {
+    const { table } = this;
+    for (let i = 0; i < entries; i++) {
+      const at = i * DESC_WORDS;
+      const flags = table[at + DESC_ID_FLAGS]! >>> FLAGS_SHIFT;
+      if ((flags & VIRTQ_DESC_F_WRITE) !== direction) return this.fail('WRONG_DIRECTION', i, flags);
+      const len = table[at + DESC_LEN]!;
+      if (len === 0) continue;
+      const low = table[at + DESC_ADDR_LOW]!;
+      if (!this.appendBuffer(i, low, table[at + DESC_ADDR_HIGH]!, len, address, length, limit)) return false;
+    }
+    this.#looked += entries;
+    return true;
+  }
+}

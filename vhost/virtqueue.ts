@@ -1,0 +1,277 @@
+/**
+ * What the device side of a virtqueue is to a lane, and what split (virtio 1.2 §2.7) and packed ones (§2.8) have in common.
+ *
+ * Life: a lane makes one when the ring gets its backend, asks {@link Virtqueue.receive} or {@link Virtqueue.deliver} in
+ * its poll loop, and drops it when the ring is stopped; {@link Virtqueue.base} is then where a successor goes on. One
+ * thread only.
+ *
+ * Rules against hostile drivers: every word of theirs is read once, into a local, then validated, then used. Chains are
+ * bounded by their table and by MAX_FRAME_SEGMENTS, addresses by the mapped memory. What is wrong sets
+ * {@link Virtqueue.error}; the ring then takes and gives nothing more.
+ *
+ * Two speeds: a chain of one buffer, which nearly all are, is dealt with in the loop of receive and deliver itself; every
+ * other goes through the general walk. Both check the same things.
+ *
+ * What writes to the driver's memory: copies of frames, used entries, their publication, and the wish for kicks; nothing
+ * else does. A dirty log and in-flight tracking would hook in there.
+ */
+import { signalEventfd } from '../linux/eventfd.ts';
+import { type Address, addressOf } from '../linux/libc.ts';
+import { type FrameBatch, MAX_FRAME_SEGMENTS } from '../memory/frame-batch.ts';
+import type { GuestMemory } from '../memory/guest-memory.ts';
+import { type RingError, type RingErrorCode, ringError } from './ring-error.ts';
+import type { RingAddresses } from './split-ring.ts';
+import {
+  type Features,
+  hasFeature,
+  netHeaderBytes,
+  VIRTIO_F_IN_ORDER,
+  VIRTIO_NET_F_MRG_RXBUF,
+  VIRTIO_RING_F_EVENT_IDX,
+  VIRTIO_RING_F_INDIRECT_DESC,
+  VIRTQ_DESC_BYTES,
+} from './virtio.ts';
+
+const TWO_32 = 2 ** 32;
+/** Addresses at or above this cannot be added to a length exactly in a double; no machine has them. */
+const ADDRESS_HIGH_LIMIT = 2 ** 20;
+export const NO_FD = -1;
+
+/** Why {@link Virtqueue.deliver} took no more frames. */
+export const NO_REFUSAL = 0;
+/** The driver has no (or not enough) buffers now. */
+export const NO_BUFFERS = 1;
+/**
+ * The frame is longer than the buffer that the driver gave, without VIRTIO_NET_F_MRG_RXBUF; with it, the buffers are so
+ * small that the frame would need more than MAX_FRAME_SEGMENTS of them.
+ */
+export const BUFFER_TOO_SMALL = 2;
+/** The ring is broken: see {@link Virtqueue.error}. */
+export const RING_BROKEN = 3;
+
+/** A ring as it was negotiated: plain data that crosses threads. */
+export interface RingDescription {
+  addresses: RingAddresses;
+  /** Entries; a power of two in a split ring. */
+  num: number;
+  /** Where to start (VHOST_SET_VRING_BASE). */
+  base: number;
+  features: Features;
+  /** eventfds of this process, -1 where there is none. The lane does not close them. */
+  kick: number;
+  call: number;
+  err: number;
+}
+
+/** The ring does not lie in the shared memory of the client. */
+export class RingUnmappedError extends Error {
+  constructor(message: string) {
+    super(message);
+    this.name = 'RingUnmappedError';
+  }
+
+  static of({ num, addresses: { desc, avail, used } }: RingDescription): RingUnmappedError {
+    const hex = (n: number): string => `0x${n.toString(16)}`;
+    return new RingUnmappedError(
+      `virtqueue of ${num} entries (desc ${hex(desc)}, avail ${hex(avail)}, used ${hex(used)}) is not in memory that ` +
+        'the client shares; give its guest shared memory (QEMU: memory-backend-memfd,share=on)',
+    );
+  }
+}
+
+export abstract class Virtqueue {
+  /** What the driver broke, or null. */
+  error: RingError | null = null;
+  /** Why the last {@link deliver} took fewer frames than it was given. */
+  refusal = NO_REFUSAL;
+  /** Calls (interrupts) sent and withheld, for `show rings`. */
+  calls = 0;
+  callsSuppressed = 0;
+  /** Frames shorter than an Ethernet header, or longer than any frame, taken from the driver and thrown away. */
+  malformed = 0;
+  kick: number;
+  call: number;
+  err: number;
+
+  readonly num: number;
+  readonly headerBytes: number;
+  protected readonly description: RingDescription;
+  protected readonly eventIdx: boolean;
+  protected readonly indirect: boolean;
+  protected readonly mergeable: boolean;
+  protected readonly inOrder: boolean;
+  protected memory: GuestMemory;
+
+  /** An indirect table, copied before it is looked at. */
+  protected readonly table = new Uint32Array((MAX_FRAME_SEGMENTS * VIRTQ_DESC_BYTES) / 4);
+  readonly #tableAddress: Address = addressOf(this.table);
+  /** Buffers of the chains of one delivery: the last chain begins before MAX_FRAME_SEGMENTS and is as long at the most. */
+  protected readonly toAddress = new Float64Array(2 * MAX_FRAME_SEGMENTS);
+  protected readonly toLength = new Int32Array(2 * MAX_FRAME_SEGMENTS);
+  /** Where the buffers of each chain of one delivery end in the two arrays above, and the bytes written into it. */
+  protected readonly chainEnd = new Uint16Array(MAX_FRAME_SEGMENTS);
+  protected readonly chainWritten = new Int32Array(MAX_FRAME_SEGMENTS);
+  /** Where {@link appendBuffer} puts buffers next, and the bytes it has found. */
+  protected walked = 0;
+  protected walkedBytes = 0;
+
+  /** The subclass maps the ring, and throws {@link RingUnmappedError} when it is not in `memory`. */
+  constructor(memory: GuestMemory, description: RingDescription) {
+    const { num, features } = description;
+    this.description = description;
+    this.memory = memory;
+    this.num = num;
+    this.headerBytes = netHeaderBytes(features);
+    this.eventIdx = hasFeature(features, VIRTIO_RING_F_EVENT_IDX);
+    this.indirect = hasFeature(features, VIRTIO_RING_F_INDIRECT_DESC);
+    this.mergeable = hasFeature(features, VIRTIO_NET_F_MRG_RXBUF);
+    this.inOrder = hasFeature(features, VIRTIO_F_IN_ORDER);
+    this.kick = description.kick;
+    this.call = description.call;
+    this.err = description.err;
+  }
+
+  /** Goes over to another mapping of the client's memory (VHOST_SET_MEM_TABLE on a running ring), between batches. */
+  abstract remap(memory: GuestMemory): void;
+
+  /** Where a successor goes on (VHOST_GET_VRING_BASE); frames not released go to it again. */
+  abstract get base(): number;
+
+  /** How far the used side has come, for `show rings`. */
+  abstract get usedIdx(): number;
+
+  // ---- taking frames from the driver (its transmit ring)
+
+  /**
+   * Takes chains from the driver and appends them to `batch` as frames until it is full or the ring is empty. The
+   * frames stay in the driver's buffers until {@link release}. Gives the number of frames appended.
+   */
+  abstract receive(batch: FrameBatch): number;
+
+  /** Gives the first `count` of the frames taken back to the driver as used; the others return to the ring. */
+  abstract release(count: number): void;
+
+  // ---- giving frames to the driver (its receive ring)
+
+  /**
+   * Copies frames `first` … `end - 1` of `batch`, each with its virtio-net header, into buffers of the driver: one chain a
+   * frame, or as many as it takes with VIRTIO_NET_F_MRG_RXBUF. {@link flush} tells the driver. Gives how many frames it took, in order; {@link refusal} says why it took no more, and
+   * nothing of the next frame has been taken from the ring then.
+   */
+  abstract deliver(batch: FrameBatch, first: number, end: number): number;
+
+  // ---- notifications
+
+  /** Publishes what was used since the last time, and calls the driver where it asked for that. */
+  abstract flush(): void;
+
+  /** Tells the driver that this side polls: no kicks, please. */
+  abstract disableNotification(): void;
+
+  /**
+   * Asks the driver for a kick with its next buffer. True when one came meanwhile: look again instead of sleeping.
+   * A broken ring asks for nothing.
+   */
+  abstract enableNotification(): boolean;
+
+  // ---- parts
+
+  protected signal(): void {
+    this.calls++;
+    if (this.call !== NO_FD) signalEventfd(this.call);
+  }
+
+  /** Notes the copies of header and frame into the chains gathered, and what each gets in {@link chainWritten}. */
+  protected scatter(batch: FrameBatch, i: number, total: number, chains: number): void {
+    const { segmentAddress, segmentLength, copies } = batch;
+    let segment = batch.firstSegment[i]!;
+    let from = segmentAddress[segment]! - this.headerBytes;
+    let fromLeft = segmentLength[segment]! + this.headerBytes;
+    let left = total;
+    let to = 0;
+    for (let chain = 0; chain < chains; chain++) {
+      const end = this.chainEnd[chain]!;
+      let written = 0;
+      for (; to < end && left > 0; to++) {
+        let address = this.toAddress[to]!;
+        let space = this.toLength[to]!;
+        while (space > 0 && left > 0) {
+          const n = Math.min(fromLeft, space, left);
+          copies.add(address, from, n);
+          address += n;
+          from += n;
+          space -= n;
+          fromLeft -= n;
+          left -= n;
+          written += n;
+          if (fromLeft === 0 && left > 0) {
+            segment++;
+            from = segmentAddress[segment]!;
+            fromLeft = segmentLength[segment]!;
+          }
+        }
+      }
+      to = end;
+      this.chainWritten[chain] = written;
+    }
+  }
+
+  /** Copies an indirect table (§2.7.5.3, §2.8.7) into {@link table}, out of the guest's reach. */
+  protected loadIndirect(index: number, low: number, high: number, len: number): boolean {
+    if (!this.indirect) return this.fail('INDIRECT_NOT_NEGOTIATED', index, len);
+    if (len === 0 || len % VIRTQ_DESC_BYTES !== 0) return this.fail('INDIRECT_LENGTH', index, len);
+    if (len > this.table.byteLength) return this.fail('INDIRECT_LENGTH', index, len);
+    if (high >= ADDRESS_HIGH_LIMIT || !this.memory.read(high * TWO_32 + low, len, this.#tableAddress)) {
+      return this.fail('INDIRECT_UNMAPPED', index, high * TWO_32 + low);
+    }
+    return true;
+  }
+
+  /**
+   * Appends one buffer of `len` > 0 bytes at index {@link walked}, in as many parts as the mapped memory is broken into at
+   * that place, up to index `limit`. False: the ring is broken.
+   */
+  protected appendBuffer(
+    index: number,
+    low: number,
+    high: number,
+    len: number,
+    address: Float64Array,
+    length: Int32Array,
+    limit: number,
+  ): boolean {
+    const guest = high * TWO_32 + low;
+    if (high >= ADDRESS_HIGH_LIMIT) return this.fail('BUFFER_UNMAPPED', index, guest);
+    if (this.walked === limit) return this.fail('CHAIN_TOO_LONG', index, limit);
+    // A chain of absurd buffers must not overflow the sum: no frame needs more than this.
+    if (this.walkedBytes + len > 0x7fff_ffff) return this.fail('CHAIN_TOO_LONG', index, len);
+    const here = this.memory.translate(guest, len);
+    if (here !== 0) {
+      address[this.walked] = here;
+      length[this.walked] = len;
+      this.walked++;
+      this.walkedBytes += len;
+      return true;
+    }
+    let at = guest;
+    let left = len;
+    while (left > 0) {
+      const part = Math.min(left, this.memory.contiguous(at));
+      if (part === 0) return this.fail('BUFFER_UNMAPPED', index, guest);
+      if (this.walked === limit) return this.fail('CHAIN_TOO_LONG', index, limit);
+      address[this.walked] = this.memory.translate(at, part);
+      length[this.walked] = part;
+      this.walked++;
+      at += part;
+      left -= part;
+    }
+    this.walkedBytes += len;
+    return true;
+  }
+
+  protected fail(code: RingErrorCode, index: number, value: number): false {
+    this.error = ringError(code, index, value);
+    if (this.err !== NO_FD) signalEventfd(this.err);
+    return false;
+  }
+}
