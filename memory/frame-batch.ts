@@ -49,7 +49,8 @@ const REPEATS = CSUM_OFFSET + 2 * BATCH_FRAMES;
 const ADDRESSES = REPEATS + 2 * BATCH_FRAMES;
 const PLACE_TO = ADDRESSES + 16 * BATCH_FRAMES;
 const HEADS = PLACE_TO + 8 * BATCH_FRAMES;
-const SLOTS = HEADS + 2 * BATCH_FRAMES;
+const BYTES_GATHERED = HEADS + 2 * BATCH_FRAMES;
+const SLOTS = BYTES_GATHERED + 64;
 const SEGMENT_ADDRESS = SLOTS + SLOT_BYTES * BATCH_FRAMES;
 const SEGMENT_LENGTH = SEGMENT_ADDRESS + 8 * SEGMENTS;
 const END = SEGMENT_LENGTH + 4 * SEGMENTS;
@@ -96,6 +97,8 @@ export class FrameBatch {
   /** Bytes of all frames. */
   #bytes = 0;
   readonly #arena: Arena;
+  /** Bytes of the frames that a kernel appended last. */
+  readonly #bytesGathered: Int32Array;
   /** Where the columns stand in the arena, for the kernels. */
   readonly offset: number;
   readonly #headerWords: Uint16Array;
@@ -119,6 +122,7 @@ export class FrameBatch {
     this.addresses = new Int32Array(memory, ADDRESSES, ADDRESS_WORDS * BATCH_FRAMES);
     this.placeTo = new Float64Array(memory, PLACE_TO, BATCH_FRAMES);
     this.heads = new Uint16Array(memory, HEADS, BATCH_FRAMES);
+    this.#bytesGathered = new Int32Array(memory, BYTES_GATHERED, 1);
     this.headers = new Uint8Array(memory, SLOTS, SLOT_BYTES * BATCH_FRAMES);
     this.#headerWords = new Uint16Array(memory, SLOTS, (SLOT_BYTES * BATCH_FRAMES) / 2);
     this.headersAddress = address + SLOTS;
@@ -155,10 +159,9 @@ export class FrameBatch {
 
   /** Notes `frames` frames of one buffer each that a kernel has appended. */
   appended(frames: number): void {
-    const first = this.count;
     this.count += frames;
     this.segments += 2 * frames;
-    for (let i = first; i < this.count; i++) this.#bytes += this.length[i]!;
+    this.#bytes += this.#bytesGathered[0]!;
   }
 
   /** Bytes of frames `first` … `end - 1`. */

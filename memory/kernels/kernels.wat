@@ -13,6 +13,9 @@
   (import "arena" "farCopy" (func $farCopy (param f64 f64 i32)))
   (import "arena" "farSum" (func $farSum (param f64 i32) (result i32)))
 
+  ;; Where $receiveBuffers leaves what it loaded for nothing.
+  (global $sink (mut i32) (i32.const 0))
+
   ;; Layout of a FrameBatch (frame-batch.ts), in bytes from its start.
   (global $LENGTH i64 (i64.const 0))
   (global $FIRST_SEGMENT i64 (i64.const 128))
@@ -27,12 +30,13 @@
   (global $HEADS i64 (i64.const 1536))
   (global $ADDRESSES i64 (i64.const 768))
   (global $PLACE_TO i64 (i64.const 1280))
-  (global $SLOTS i64 (i64.const 1600))
+  (global $BYTES_GATHERED i64 (i64.const 1600))
+  (global $SLOTS i64 (i64.const 1664))
   (global $SLOT_BYTES i64 (i64.const 144))
   (global $HEADROOM i64 (i64.const 16))
   (global $HEADER_BYTES i32 (i32.const 128))
-  (global $SEGMENT_ADDRESS i64 (i64.const 6208))
-  (global $SEGMENT_LENGTH i64 (i64.const 38976))
+  (global $SEGMENT_ADDRESS i64 (i64.const 6272))
+  (global $SEGMENT_LENGTH i64 (i64.const 39040))
   ;; struct virtio_net_hdr (virtio 1.2 §5.1.6): without and with num_buffers.
   (global $NET_HDR_BYTES i32 (i32.const 10))
   (global $NET_HDR_MRG_RXBUF_BYTES i32 (i32.const 12))
@@ -119,98 +123,82 @@
           (br $next)))))
 
   ;; FrameBatch.appendBuffers: frames $first to $end - 1 of the batch at arena offset $batch, of one buffer each, noted at
-  ;; every second segment from $segment + 1 on, $prefix bytes of the port's own header in front. Gives the bytes of all frames.
-  (func (export "gatherBuffers")
+  ;; every second segment from $segment + 1 on, $prefix bytes of the port's own header in front: header slots, segments,
+  ;; columns. Gives the bytes of all frames.
+  (func $gatherBuffers (export "gatherBuffers")
     (param $batch i32) (param $first i32) (param $end i32) (param $prefix i32) (param $segment i32) (result i32)
-    (local $at i64) (local $buffer f64) (local $from i64) (local $length i32) (local $total i32) (local $start i32)
+    (local $at i64) (local $i i64) (local $slot i64) (local $from i64) (local $address i64) (local $origin i64)
+    (local $buffer f64) (local $length i32) (local $n i32) (local $kind i32) (local $before i32) (local $total i32)
+    (local $macs v128) (local $macsBefore v128)
     (local.set $at (i64.extend_i32_u (local.get $batch)))
-    (local.set $start (local.get $first))
+    (local.set $origin (global.get $origin))
+    ;; No frame repeats one of an earlier call.
+    (local.set $before (i32.const -1))
+    (local.set $slot (call $slotOf (local.get $at) (local.get $first)))
+    (local.set $i (i64.add (local.get $at) (i64.shl (i64.extend_i32_u (local.get $first)) (i64.const 2))))
     (loop $next
       (if (i32.lt_u (local.get $first) (local.get $end))
         (then
-          (local.set $buffer (f64.load offset=8 (call $segmentAddress (local.get $at) (local.get $segment))))
+          (local.set $address (call $segmentAddress (local.get $at) (local.get $segment)))
+          (local.set $buffer (f64.load offset=8 (local.get $address)))
           (local.set $length
             (i32.sub
               (i32.load offset=4 (call $segmentLength (local.get $at) (local.get $segment))) (local.get $prefix)))
           (local.set $total (i32.add (local.get $total) (local.get $length)))
+          (local.set $n
+            (select (local.get $length) (global.get $HEADER_BYTES)
+              (i32.lt_u (local.get $length) (global.get $HEADER_BYTES))))
+          ;; The bytes, once.
           (local.set $from
-            (i64.sub (i64.reinterpret_f64 (f64.add (local.get $buffer) (f64.const 0x1p52))) (global.get $origin)))
-          (call $gatherBuffer (local.get $at) (local.get $first) (local.get $from) (local.get $length)
-            (local.get $prefix) (local.get $segment) (i32.gt_u (local.get $first) (local.get $start)))
+            (i64.sub (i64.reinterpret_f64 (f64.add (local.get $buffer) (f64.const 0x1p52))) (local.get $origin)))
+          (if (i64.eqz (i64.shr_u (local.get $from) (i64.const 34)))
+            (then
+              (call $near
+                (i64.sub (local.get $slot) (i64.extend_i32_u (local.get $prefix)))
+                (local.get $from)
+                (i32.add (local.get $prefix) (local.get $n))))
+            (else
+              (call $farCopy
+                (f64.convert_i64_u
+                  (i64.sub (i64.add (global.get $base) (local.get $slot)) (i64.extend_i32_u (local.get $prefix))))
+                (local.get $buffer)
+                (i32.add (local.get $prefix) (local.get $n)))))
+          ;; The slot is the first segment, what follows in the buffer the second.
+          (i32.store offset=0 (local.get $i) (local.get $length))
+          (i32.store offset=128 (local.get $i) (local.get $segment))
+          (f64.store (local.get $address) (f64.convert_i64_s (i64.add (global.get $base) (local.get $slot))))
+          (local.set $from (call $segmentLength (local.get $at) (local.get $segment)))
+          (i32.store (local.get $from) (local.get $n))
+          (if (i32.gt_u (local.get $length) (local.get $n))
+            (then
+              (f64.store offset=8 (local.get $address)
+                (f64.add (local.get $buffer) (f64.convert_i32_s (i32.add (local.get $prefix) (local.get $n)))))
+              (i32.store offset=4 (local.get $from) (i32.sub (local.get $length) (local.get $n)))
+              (i32.store offset=256 (local.get $i) (i32.const 2)))
+            (else (i32.store offset=256 (local.get $i) (i32.const 1))))
+          (local.set $kind (call $readNetHeader (local.get $at) (local.get $first) (local.get $slot) (local.get $prefix)))
+          (local.set $macs (call $addresses (local.get $at) (local.get $first) (local.get $slot)))
+          (i32.store8
+            (i64.add (i64.add (local.get $at) (global.get $REPEATS)) (i64.extend_i32_u (local.get $first)))
+            (i32.and
+              (i32.eqz (i32.or (local.get $kind) (local.get $before)))
+              (i32.eqz (v128.any_true (v128.xor (local.get $macs) (local.get $macsBefore))))))
+          (local.set $before (local.get $kind))
+          (local.set $macsBefore (local.get $macs))
+          (local.set $slot (i64.add (local.get $slot) (global.get $SLOT_BYTES)))
+          (local.set $i (i64.add (local.get $i) (i64.const 4)))
           (local.set $segment (i32.add (local.get $segment) (i32.const 2)))
           (local.set $first (i32.add (local.get $first) (i32.const 1)))
           (br $next))))
     (local.get $total))
 
-  ;; One frame in one buffer at arena offset $from (beyond the arena when it is far): header slot, segments, columns.
-  ;; $follows: the frame before it came with the same call.
-  (func $gatherBuffer
-    (param $at i64) (param $frame i32) (param $from i64) (param $length i32) (param $prefix i32) (param $segment i32)
-    (param $follows i32)
-    (local $i i64) (local $slot i64) (local $n i32) (local $kind i32) (local $where i64) (local $macs v128)
-    (local.set $slot (call $slotOf (local.get $at) (local.get $frame)))
-    (local.set $i (i64.add (local.get $at) (i64.shl (i64.extend_i32_u (local.get $frame)) (i64.const 2))))
-    (local.set $n
-      (select (local.get $length) (global.get $HEADER_BYTES)
-        (i32.lt_u (local.get $length) (global.get $HEADER_BYTES))))
-    ;; The bytes, once.
-    (if (i64.eqz (i64.shr_u (local.get $from) (i64.const 34)))
-      (then
-        (call $near
-          (i64.sub (local.get $slot) (i64.extend_i32_u (local.get $prefix)))
-          (local.get $from)
-          (i32.add (local.get $prefix) (local.get $n))))
-      (else
-        (call $farCopy
-          (f64.convert_i64_u
-            (i64.sub (i64.add (global.get $base) (local.get $slot)) (i64.extend_i32_u (local.get $prefix))))
-          (f64.convert_i64_u (i64.add (global.get $base) (local.get $from)))
-          (i32.add (local.get $prefix) (local.get $n)))))
-    ;; The slot is the first segment, what follows in the buffer the second.
-    (i32.store offset=0 (local.get $i) (local.get $length))
-    (i32.store offset=128 (local.get $i) (local.get $segment))
-    (i32.store offset=256 (local.get $i) (i32.const 1))
-    (local.set $where (call $segmentAddress (local.get $at) (local.get $segment)))
-    (f64.store (local.get $where) (f64.convert_i64_s (i64.add (global.get $base) (local.get $slot))))
-    (local.set $i (call $segmentLength (local.get $at) (local.get $segment)))
-    (i32.store (local.get $i) (local.get $n))
-    (if (i32.gt_u (local.get $length) (local.get $n))
-      (then
-        (f64.store offset=8 (local.get $where)
-          (f64.convert_i64_s
-            (i64.add
-              (i64.add (global.get $base) (local.get $from))
-              (i64.extend_i32_u (i32.add (local.get $prefix) (local.get $n))))))
-        (i32.store offset=4 (local.get $i) (i32.sub (local.get $length) (local.get $n)))
-        (i32.store offset=256
-          (i64.add (local.get $at) (i64.shl (i64.extend_i32_u (local.get $frame)) (i64.const 2))) (i32.const 2))))
-    (local.set $kind (call $readNetHeader (local.get $at) (local.get $frame) (local.get $slot) (local.get $prefix)))
-    (local.set $macs (call $addresses (local.get $at) (local.get $frame) (local.get $slot)))
-    (local.set $i (i64.add (local.get $at) (i64.extend_i32_u (local.get $frame))))
-    (local.set $n (i32.const 0))
-    (if (i32.eqz (i32.or (local.get $kind) (i32.eqz (local.get $follows))))
-      (then
-        ;; Columns of the frame before: one byte back, and sixteen.
-        (local.set $n
-          (i32.and
-            (i32.eqz
-              (i32.or
-                (i32.load8_u (i64.sub (i64.add (local.get $i) (global.get $FLAGS)) (i64.const 1)))
-                (i32.load8_u (i64.sub (i64.add (local.get $i) (global.get $GSO_TYPE)) (i64.const 1)))))
-            (i32.eqz
-              (v128.any_true
-                (v128.xor (local.get $macs)
-                  (v128.load
-                    (i64.sub
-                      (i64.add (i64.add (local.get $at) (global.get $ADDRESSES))
-                        (i64.shl (i64.extend_i32_u (local.get $frame)) (i64.const 4)))
-                      (i64.const 16))))))))))
-    (i32.store8 (i64.add (local.get $i) (global.get $REPEATS)) (local.get $n)))
-
   ;; SplitVirtqueue.receive: takes chains of one buffer from a split virtqueue (virtio 1.2 §2.7) until there is one of
   ;; another kind, $limit at the most, as frames of the batch at arena offset $batch; their heads go to its column. Gives
-  ;; how many. Every word of the driver is read once, into a local.
+  ;; how many, and leaves their bytes in the batch. Every word of the driver is read once, into a local.
   ;; $avail, $desc: addresses of the avail ring's entries and of the table. $from … $to + $delta: mapped guest memory.
+  ;;
+  ;; Two loops: the first also loads from the first cache lines of each buffer and does nothing with it. They come from the
+  ;; cache of the driver's processor, and that way many come in the time of one.
   (func (export "receiveBuffers")
     (param $batch i32) (param $limit i32) (param $avail f64) (param $desc f64) (param $num i32) (param $at i32)
     (param $from f64) (param $to f64) (param $delta f64) (param $prefix i32) (param $least i32) (param $most i32)
@@ -218,6 +206,7 @@
     (result i32)
     (local $b i64) (local $ring i64) (local $table i64) (local $start i64) (local $size i64) (local $base i64)
     (local $head i32) (local $d i64) (local $address i64) (local $rest i64) (local $len i32) (local $frame i32)
+    (local $note i32) (local $sink i32) (local $mask i32)
     (local.set $b (i64.extend_i32_u (local.get $batch)))
     (local.set $ring (call $offsetOf (local.get $avail)))
     (local.set $table (call $offsetOf (local.get $desc)))
@@ -225,15 +214,16 @@
     (local.set $size (i64.sub (i64.trunc_sat_f64_u (local.get $to)) (local.get $start)))
     ;; Arena offset of what stands at $start.
     (local.set $base (call $offsetOf (f64.add (local.get $from) (local.get $delta))))
+    (local.set $mask (i32.sub (local.get $num) (i32.const 1)))
     (local.set $frame (local.get $first))
+    (local.set $note (local.get $segment))
     (block $done
       (loop $next
         (br_if $done (i32.eqz (local.get $limit)))
         (local.set $head
           (i32.load16_u
             (i64.add (local.get $ring)
-              (i64.extend_i32_u
-                (i32.shl (i32.and (local.get $at) (i32.sub (local.get $num) (i32.const 1))) (i32.const 1))))))
+              (i64.extend_i32_u (i32.shl (i32.and (local.get $at) (local.get $mask)) (i32.const 1))))))
         (br_if $done (i32.ge_u (local.get $head) (local.get $num)))
         (local.set $d (i64.add (local.get $table) (i64.extend_i32_u (i32.shl (local.get $head) (i32.const 4)))))
         (local.set $address (i64.sub (i64.load (local.get $d)) (local.get $start)))
@@ -246,18 +236,28 @@
         (br_if $done (i64.gt_u (local.get $address) (local.get $size)))
         (br_if $done
           (i64.gt_u (i64.extend_i32_u (local.get $len)) (i64.sub (local.get $size) (local.get $address))))
-        (call $gatherBuffer (local.get $b) (local.get $frame)
-          (i64.add (local.get $base) (local.get $address))
-          (i32.sub (local.get $len) (local.get $prefix)) (local.get $prefix) (local.get $segment)
-          (i32.gt_u (local.get $frame) (local.get $first)))
+        (local.set $address (i64.add (local.get $base) (local.get $address)))
+        (local.set $sink
+          (i32.add (local.get $sink)
+            (i32.add
+              (i32.load8_u (local.get $address))
+              (i32.load8_u (i64.add (local.get $address) (i64.extend_i32_u
+                (select (i32.const 64) (i32.const 0) (i32.gt_u (local.get $len) (i32.const 64)))))))))
+        (f64.store offset=8 (call $segmentAddress (local.get $b) (local.get $note))
+          (f64.convert_i64_s (i64.add (global.get $base) (local.get $address))))
+        (i32.store offset=4 (call $segmentLength (local.get $b) (local.get $note)) (local.get $len))
         (i32.store16
           (i64.add (i64.add (local.get $b) (global.get $HEADS)) (i64.extend_i32_u (i32.shl (local.get $frame) (i32.const 1))))
           (local.get $head))
         (local.set $at (i32.add (local.get $at) (i32.const 1)))
-        (local.set $segment (i32.add (local.get $segment) (i32.const 2)))
+        (local.set $note (i32.add (local.get $note) (i32.const 2)))
         (local.set $frame (i32.add (local.get $frame) (i32.const 1)))
         (local.set $limit (i32.sub (local.get $limit) (i32.const 1)))
         (br $next)))
+    (global.set $sink (local.get $sink))
+    (i32.store (i64.add (local.get $b) (global.get $BYTES_GATHERED))
+      (call $gatherBuffers
+        (local.get $batch) (local.get $first) (local.get $frame) (local.get $prefix) (local.get $segment)))
     (i32.sub (local.get $frame) (local.get $first)))
 
   ;; SplitVirtqueue.deliver: writes frames $first to $end - 1 into chains of one buffer each, until there is one of another
