@@ -126,11 +126,16 @@ export class Guests implements AsyncDisposable {
     return txDropped;
   }
 
+  /** Empties the receive rings of a stopped loop, until nothing more comes. */
   async #drain(): Promise<void> {
-    await pause(BURST_SECONDS);
     await this.#testpmd.command('set fwd rxonly');
-    await this.#testpmd.command('start');
-    await this.#testpmd.command('stop');
+    for (let before = -1, now = sum(await this.#stats(), 'rxPackets'); now !== before; ) {
+      await pause(BURST_SECONDS);
+      await this.#testpmd.command('start');
+      await this.#testpmd.command('stop');
+      before = now;
+      now = sum(await this.#stats(), 'rxPackets');
+    }
     await this.#testpmd.command('set fwd macswap');
   }
 

@@ -4,7 +4,7 @@ import { isCollection, isMap, isScalar, LineCounter, parseDocument } from 'yaml'
 import { z } from 'zod';
 import { IFNAMSIZ } from '../linux/if-tun.ts';
 import { DEFAULT_AGING_SECONDS, DEFAULT_CAPACITY, MAX_AGING_SECONDS, MAX_CAPACITY } from '../switch/learning-table.ts';
-import { DEFAULT_SOCKET, LOG_LEVELS } from './control.ts';
+import { DEFAULT_SOCKET, LOG_LEVELS, VHOST_USER_MODES } from './control.ts';
 import { LOG_FORMATS } from './logger.ts';
 
 const DEFAULT_MOUNT = '/run/ringswitch/dev';
@@ -38,7 +38,7 @@ const id = whole('an id', 0, MAX_ID);
 const addresses = whole('a whole number of addresses', 1, MAX_CAPACITY);
 const ABSOLUTE_PATH = 'expected an absolute path';
 const absolutePath = z.string(ABSOLUTE_PATH).trim().regex(/^\//, ABSOLUTE_PATH);
-const socketPath = absolutePath.refine(
+export const socketPath = absolutePath.refine(
   (text) => bytes(text) < SUN_PATH_BYTES,
   `expected a path of at most ${SUN_PATH_BYTES - 1} bytes`,
 );
@@ -64,8 +64,20 @@ export const interfaceName = z
 export const persistentFlag = z.boolean('expected true or false');
 export const logLevel = words(LOG_LEVELS);
 
+/** Queue pairs of a vhost-user port: a ring's index has eight bits in VHOST_USER_SET_VRING_KICK. */
+const MAX_VHOST_USER_QUEUES = 128;
+export const vhostUserMode = words(VHOST_USER_MODES).default('server');
+export const vhostUserQueues = whole('a number of queue pairs', 1, MAX_VHOST_USER_QUEUES).default(1);
+
 /** Unknown keys are told by {@link parseConfig}. */
 const OBJECT = 'expected a mapping';
+
+function ownNames(list: { name: string }[], context: z.RefinementCtx): void {
+  for (const [index, { name }] of list.entries()) {
+    if (list.findIndex((other) => other.name === name) === index) continue;
+    context.addIssue({ code: 'custom', path: [index, 'name'], message: 'expected a name of its own' });
+  }
+}
 
 const schema = z.strictObject(
   {
@@ -121,12 +133,20 @@ const schema = z.strictObject(
         z.strictObject({ name: interfaceName, persistent: persistentFlag.default(false) }, OBJECT),
         'expected a list of taps',
       )
-      .superRefine((taps, context) => {
-        for (const [index, { name }] of taps.entries()) {
-          if (taps.findIndex((tap) => tap.name === name) === index) continue;
-          context.addIssue({ code: 'custom', path: [index, 'name'], message: 'expected a name of its own' });
-        }
-      })
+      .superRefine(ownNames)
+      .default([]),
+    ports: z
+      .array(
+        z.strictObject(
+          {
+            name: interfaceName,
+            vhostUser: z.strictObject({ path: socketPath, mode: vhostUserMode, queues: vhostUserQueues }, OBJECT),
+          },
+          OBJECT,
+        ),
+        'expected a list of ports',
+      )
+      .superRefine(ownNames)
       .default([]),
   },
   OBJECT,
@@ -246,7 +266,10 @@ function keyOffset(document: ReturnType<typeof parseDocument>, path: PropertyKey
 
 /** Keys that the object at a path may have. */
 function knownKeys(path: PropertyKey[]): string[] {
-  let defaults: unknown = schema.parse({ taps: [{ name: 'x' }] });
+  let defaults: unknown = schema.parse({
+    taps: [{ name: 'x' }],
+    ports: [{ name: 'x', vhostUser: { path: '/x' } }],
+  });
   for (const key of path) defaults = (defaults as Record<PropertyKey, unknown>)[typeof key === 'number' ? 0 : key];
   return Object.keys(defaults as object);
 }

@@ -6,7 +6,15 @@ import path from 'node:path';
 import { z } from 'zod';
 import type { Log } from '../fuse/log.ts';
 import { makeDirectory } from '../fuse/make-directory.ts';
-import { agingSeconds, interfaceName, logLevel, persistentFlag } from './config.ts';
+import {
+  agingSeconds,
+  interfaceName,
+  logLevel,
+  persistentFlag,
+  socketPath,
+  vhostUserMode,
+  vhostUserQueues,
+} from './config.ts';
 import { type Control, ControlError } from './control.ts';
 
 const MAX_BODY_BYTES = 65_536;
@@ -20,10 +28,22 @@ interface Route {
   methods: Record<string, (body: unknown, name: string) => unknown>;
 }
 
+const KIND = 'expected "tap" or "vhost-user"';
+const kindBody = z.looseObject(
+  { kind: z.enum(['tap', 'vhost-user'], KIND) },
+  'expected a JSON object with the key kind',
+);
 const tapBody = body({
-  kind: z.literal('tap', 'expected "tap"'),
+  kind: z.literal('tap'),
   name: interfaceName,
   persistent: persistentFlag.default(false),
+});
+const vhostUserBody = body({
+  kind: z.literal('vhost-user'),
+  name: interfaceName,
+  path: socketPath,
+  mode: vhostUserMode,
+  queues: vhostUserQueues,
 });
 const portBody = body({ link: z.enum(['up', 'down'], 'expected "up" or "down"').optional() });
 const levelBody = body({ level: logLevel });
@@ -58,8 +78,12 @@ function routes(control: Control): Route[] {
       methods: {
         GET: () => control.ports(),
         POST: (body) => {
-          const { name, persistent } = check(tapBody, body);
-          return control.addTap({ name, persistent });
+          if (check(kindBody, body).kind === 'tap') {
+            const { name, persistent } = check(tapBody, body);
+            return control.addTap({ name, persistent });
+          }
+          const { kind: _, ...options } = check(vhostUserBody, body);
+          return control.addVhostUser(options);
         },
       },
     },

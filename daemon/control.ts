@@ -10,11 +10,25 @@ export const DEFAULT_SOCKET = '/run/ringswitch/control.sock';
 export const LOG_LEVELS = ['error', 'warn', 'info', 'debug'] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
+/** Who makes the socket of a vhost-user port: we, or the peer. */
+export const VHOST_USER_MODES = ['server', 'client'] as const;
+export type VhostUserMode = (typeof VHOST_USER_MODES)[number];
+
+/** A vhost-user port, as it is asked for. */
+export interface VhostUserOptions {
+  name: string;
+  /** Of its Unix socket. */
+  path: string;
+  mode: VhostUserMode;
+  /** Queue pairs at the most. */
+  queues: number;
+}
+
 /** One port of the switch. */
 export interface PortStatus {
   id: number;
   name: string;
-  kind: 'guest' | 'tap';
+  kind: 'guest' | 'tap' | 'vhost-user';
   /** The administrative state: what an operator asked for. */
   link: 'up' | 'down';
   /** The operational state: whether frames can pass. */
@@ -22,8 +36,10 @@ export interface PortStatus {
   /** Names of the TUNSETOFFLOAD flags in force. */
   offloads: string[];
   queues: number;
-  /** How frames reach the client: shared rings, or reads and writes of the tun file. */
-  path: 'vhost' | 'file' | 'mixed' | 'none';
+  /** How frames reach the client: shared rings, rings that are copied for want of shared memory, reads and writes of the tun file. */
+  path: 'vhost' | 'vhost-copied' | 'vhost-user' | 'file' | 'mixed' | 'none';
+  /** The socket of a vhost-user port; null for others. */
+  vhostUser: { path: string; mode: VhostUserMode; connected: boolean } | null;
   persistent: boolean;
   clients: { pid: number; command: string }[];
   /** Six octets in colon-hexadecimal notation. */
@@ -114,6 +130,8 @@ export interface Control {
   lanes(): Promise<LaneRow[]>;
   /** Creates a Linux tap, or attaches the one of that name, and makes it a port. */
   addTap(options: { name: string; persistent: boolean }): Promise<PortStatus>;
+  /** Makes a port for a guest that comes over vhost-user, now or later. */
+  addVhostUser(options: VhostUserOptions): Promise<PortStatus>;
   removePort(name: string): Promise<void>;
   setPort(name: string, change: { link?: 'up' | 'down' }): Promise<PortStatus>;
   setLogLevel(level: string): void;

@@ -3,6 +3,7 @@
  *
  *     kernel ── /dev/fuse ──► FuseConnection ──► DeviceTree ──► TunDevice, VhostNetDevice
  *                                                                   │  PortFactory, RingBackend
+ *     peers ── vhost-user sockets ──► VhostUserPorts ──────────┐
  *     operator ── control socket ──► Control ──────────────► SwitchPorts ──► LaneClient ══► lane thread
  */
 import { randomBytes, randomInt } from 'node:crypto';
@@ -28,10 +29,12 @@ import {
   type PortStatus,
   type RingRow,
   type Status,
+  type VhostUserOptions,
 } from './control.ts';
 import { Lanes } from './lanes.ts';
 import { OffloadNotifications } from './offload-notifications.ts';
 import { RING_NAMES, SwitchPorts } from './switch-ports.ts';
+import { VhostUserPorts } from './vhost-user-ports.ts';
 
 const UINT32 = 2 ** 32;
 
@@ -44,6 +47,7 @@ export class Daemon implements Control {
   readonly #lockFd: number;
   readonly #lanes: Lanes;
   readonly #ports: SwitchPorts;
+  readonly #vhostUser: VhostUserPorts;
   readonly #interfaces: TunInterfaces;
   readonly #tun: TunDevice;
   readonly #tree: DeviceTree;
@@ -63,7 +67,9 @@ export class Daemon implements Control {
       throw error;
     }
     try {
+      await daemon.#lanes.started;
       for (const tap of config.taps) await daemon.addTap(tap);
+      for (const { name, vhostUser } of config.ports) await daemon.addVhostUser({ name, ...vhostUser });
     } catch (error) {
       await daemon.stop();
       throw error;
@@ -91,6 +97,7 @@ export class Daemon implements Control {
     });
     this.#lanes.on('died', (error) => this.#fatal(new Error(`a lane failed: ${error.stack}`)));
     this.#ports = new SwitchPorts(this.#lanes, log);
+    this.#vhostUser = new VhostUserPorts(this.#ports, mount, log);
     this.#interfaces = new TunInterfaces(this.#ports, randomBytes);
     this.#tun = new TunDevice(this.#interfaces, log, (kh) => this.#connection.notifyPoll(kh));
     const identify: Identify = (pid, fd) => this.#tree.identify(pid, fd);
@@ -112,6 +119,7 @@ export class Daemon implements Control {
     this.#connection.close();
     this.#notifications.close();
     await this.#tree.closeAll();
+    await this.#vhostUser.close();
     await this.#ports.close();
     await this.#lanes.stop();
     close(this.#lockFd);
@@ -168,7 +176,12 @@ export class Daemon implements Control {
     return await this.#ports.addTap(name, persistent);
   }
 
+  async addVhostUser(options: VhostUserOptions): Promise<PortStatus> {
+    return await this.#vhostUser.add(options);
+  }
+
   async removePort(name: string): Promise<void> {
+    if (await this.#vhostUser.remove(name)) return;
     const tun = this.#interfaces.get(name);
     if (tun?.persistent && (await this.#tun.exclusively(() => this.#interfaces.remove(name)))) return;
     await this.#ports.removeTap(name);

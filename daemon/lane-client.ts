@@ -2,7 +2,6 @@
 import { EventEmitter } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import { signalEventfd } from '../linux/eventfd.ts';
-import { close } from '../linux/file.ts';
 import type { Lane, LaneCommand, LaneEvent, LaneOptions } from '../switch/lane.ts';
 import { RingUnmappedError } from '../vhost/virtqueue.ts';
 import type { LaneReply, LaneWorkerData } from './lane-worker.ts';
@@ -30,18 +29,22 @@ export class LaneClient extends EventEmitter<{ event: [LaneEvent]; died: [Error]
   readonly #exited: Promise<void>;
   #alive = true;
 
-  /** Takes over `wakeFd`. */
+  /** `wakeFd` stays the caller's: other lanes signal it too, so it is closed when all have stopped. */
   constructor(options: LaneClientOptions) {
     super();
     this.#wakeFd = options.wakeFd;
     const workerData: LaneWorkerData = { ...options, pending: this.#pending };
     this.#worker = new Worker(new URL('./lane-worker.ts', import.meta.url), { workerData });
     this.#worker.on('message', (message: LaneReply | LaneEvent) => this.#hear(message));
-    this.#worker.on('error', (error) => this.emit('died', error as Error));
+    let failure: Error | undefined;
+    this.#worker.on('error', (error) => {
+      failure = error as Error;
+      this.emit('died', failure);
+    });
     this.#exited = new Promise((resolve) => {
       this.#worker.on('exit', () => {
         this.#alive = false;
-        for (const { reject } of this.#waiting.values()) reject(new Error('the lane has stopped'));
+        for (const { reject } of this.#waiting.values()) reject(failure ?? new Error('the lane has stopped'));
         this.#waiting.clear();
         resolve();
       });
@@ -69,11 +72,14 @@ export class LaneClient extends EventEmitter<{ event: [LaneEvent]; died: [Error]
     signalEventfd(this.#wakeFd);
   }
 
-  /** Stops all rings and the thread. */
+  /** Stops all rings and the thread; one that has failed is no trouble. */
   async stop(): Promise<void> {
-    if (this.#alive) await this.call('stop');
+    if (this.#alive) {
+      await this.call('stop').catch((error) => {
+        if (this.#alive) throw error;
+      });
+    }
     await this.#exited;
-    close(this.#wakeFd);
   }
 
   #hear(message: LaneReply | LaneEvent): void {

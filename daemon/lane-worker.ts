@@ -1,4 +1,5 @@
 /** The thread of a lane: carries out what {@link LaneClient} asks for, between breaths. */
+import fs from 'node:fs';
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { setAffinity } from '../linux/process.ts';
 import { Lane, type LaneCommand } from '../switch/lane.ts';
@@ -18,8 +19,19 @@ export type LaneWorkerData = LaneClientOptions & {
 
 const port = parentPort!;
 const { pending, cpu, ...options } = workerData as LaneWorkerData;
-if (cpu !== undefined) setAffinity([cpu]);
+if (cpu !== undefined) stayOn(cpu);
 const lane = new Lane({ ...options, now: () => performance.now() }, (event) => port.postMessage(event));
+
+/** Throws what the operator is to read. */
+function stayOn(cpu: number): void {
+  try {
+    setAffinity([cpu]);
+  } catch (error) {
+    const online = fs.readFileSync('/sys/devices/system/cpu/online', 'latin1').trim();
+    const what = `lane.cpus: a lane cannot run on processor ${cpu}`;
+    throw new Error(`${what}: ${(error as Error).message}; this machine has ${online}, and a cpuset may allow fewer`);
+  }
+}
 
 function runCommands(): void {
   if (Atomics.exchange(pending, 0, 0) === 0) return;

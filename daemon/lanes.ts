@@ -27,8 +27,11 @@ export interface LanesOptions extends Omit<LaneOptions, 'now' | 'wakeFd' | 'peer
 /** Emits `event` with what a lane tells, and `died` with an Error when a lane's thread fails. */
 export class Lanes extends EventEmitter<{ event: [LaneEvent]; died: [Error] }> {
   readonly all: LaneClient[];
+  /** Resolves when all lanes run; rejects with what one of them failed with. */
+  readonly started: Promise<void>;
   readonly #cpus: number[];
   readonly #placement: Record<string, number>;
+  readonly #wakeFds: number[];
   /** Ports on each lane. */
   readonly #ports: number[];
   /** Counters of what each lane sends to each. */
@@ -40,20 +43,21 @@ export class Lanes extends EventEmitter<{ event: [LaneEvent]; died: [Error] }> {
     this.#placement = placement;
     this.#ports = Array<number>(count).fill(0);
     this.#links = this.#ports.map(() => this.#ports.map(() => newCounters()));
-    const wakeFds = this.#ports.map(() => eventfd());
+    this.#wakeFds = this.#ports.map(() => eventfd());
     const linkMemory = count > 1 ? memfd('ringswitch-links', linkMemoryBytes(count)) : NO_FD;
     this.all = this.#links.map((counters, index) => {
-      const lanes = wakeFds.map((wakeFd, other) => ({ wakeFd, counters: counters[other]! }));
+      const lanes = this.#wakeFds.map((wakeFd, other) => ({ wakeFd, counters: counters[other]! }));
       const peers = count > 1 ? { index, linkMemory, lanes } : undefined;
-      const lane = new LaneClient({ ...options, wakeFd: wakeFds[index]!, peers, cpu: cpus[index] });
+      const lane = new LaneClient({ ...options, wakeFd: this.#wakeFds[index]!, peers, cpu: cpus[index] });
       lane.on('event', (event) => this.emit('event', event));
       lane.on('died', (error) => this.emit('died', error));
       return lane;
     });
+    const answers = this.all.map((lane) => lane.call('load'));
+    this.started = Promise.all(answers).then(() => {});
+    this.started.catch(() => {}); // Who waits for it hears of it.
     // Each lane has mapped it by the time that all have answered.
-    if (linkMemory !== NO_FD) {
-      void Promise.allSettled(this.all.map((lane) => lane.call('load'))).then(() => close(linkMemory));
-    }
+    if (linkMemory !== NO_FD) void Promise.allSettled(answers).then(() => close(linkMemory));
   }
 
   /** The lane for a port of that name: as the configuration says, or the one with the fewest ports. Counts it there. */
@@ -109,5 +113,7 @@ export class Lanes extends EventEmitter<{ event: [LaneEvent]; died: [Error] }> {
   /** Stops all rings and threads. */
   async stop(): Promise<void> {
     await Promise.all(this.all.map((lane) => lane.stop()));
+    // Not before: until the last one has stopped, they wake each other.
+    for (const fd of this.#wakeFds) close(fd);
   }
 }

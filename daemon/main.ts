@@ -3,6 +3,7 @@
  *
  * What runs the switch is imported only by the command that does: a client answers in a fraction of the time.
  */
+import { resolve } from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import packageJson from '../package.json' with { type: 'json' };
 import {
@@ -74,20 +75,52 @@ program
   .option('--json', 'as the control API gives it')
   .action(show);
 
+interface AddOptions {
+  socket?: string;
+  persistent?: boolean;
+  path?: string;
+  client?: boolean;
+  queues?: number;
+}
+
 const port = program.command('port').description('add, remove and change ports');
 port
   .command('add')
-  .description('make a port for a Linux tap, created or attached by name')
-  .addArgument(program.createArgument('<kind>').choices(['tap']))
+  .description('make a port: for a Linux tap, created or attached by name, or for a guest that comes over vhost-user')
+  .addArgument(program.createArgument('<kind>').choices(['tap', 'vhost-user']))
   .argument('<name>')
   .addOption(socketOption())
-  .option('--persistent', 'the tap stays when the daemon goes', false)
-  .action(async (kind: string, name: string, options: { socket?: string; persistent: boolean }) => {
-    await client(options).post('/v1/ports', { kind, name, persistent: options.persistent });
+  .option('--persistent', 'tap: it stays when the daemon goes')
+  .option('--path <path>', 'vhost-user: its Unix socket')
+  .option('--client', 'vhost-user: connect to the socket, which the guest makes')
+  .option('--queues <pairs>', 'vhost-user: queue pairs at the most (default: 1)', (text: string) => {
+    if (!/^\d+$/.test(text)) throw new InvalidArgumentError('It is a number of queue pairs.');
+    return Number(text);
+  })
+  .action(async (kind: 'tap' | 'vhost-user', name: string, options: AddOptions) => {
+    const { path, client: asClient, queues, persistent } = options;
+    if (kind === 'tap') {
+      if (path !== undefined || asClient || queues !== undefined) {
+        return program.error('error: --path, --client and --queues are for vhost-user ports');
+      }
+      await client(options).post('/v1/ports', { kind, name, persistent: persistent ?? false });
+      return;
+    }
+    if (persistent)
+      return program.error('error: --persistent is for taps; a vhost-user port stays until it is removed');
+    if (path === undefined) return program.error('error: a vhost-user port needs --path, its Unix socket');
+    const absolute = resolve(path);
+    await client(options).post('/v1/ports', {
+      kind,
+      name,
+      path: absolute,
+      mode: asClient ? 'client' : 'server',
+      queues,
+    });
   });
 port
   .command('remove')
-  .description('remove a tap port, or a persistent guest port that nobody has open')
+  .description('remove a tap or vhost-user port, or a persistent guest port that nobody has open')
   .argument('<name>')
   .addOption(socketOption())
   .action(async (name: string, options: { socket?: string }) => {

@@ -85,6 +85,11 @@ function portNotes(port: PortStatus): string[] {
   const notes: string[] = [];
   const dropped = drops(port).map(([name, n]) => `${n} ${name}`);
   if (dropped.length > 0) notes.push(printable(`${port.name}: dropped ${dropped.join(', ')}`));
+  if (port.vhostUser && !port.vhostUser.connected) {
+    const { path, mode } = port.vhostUser;
+    const what = mode === 'server' ? 'waits for a peer on' : 'tries to connect to';
+    notes.push(printable(`${port.name}: not connected; ${what} ${path}`));
+  }
   if (port.error !== null) notes.push(printable(`${port.name}: ${port.error}`));
   return notes;
 }

@@ -1,7 +1,8 @@
 /**
  * The switch's ports as the main thread knows them: their names and ids, who uses them, and how to ask their lane.
  *
- * A guest port belongs to the tun clone, which makes and removes it; a tap belongs to the operator.
+ * A guest port belongs to the tun clone, which makes and removes it; a tap belongs to the operator, and so does a vhost-user
+ * port (vhost-user-ports.ts).
  */
 
 import type { Log } from '../fuse/log.ts';
@@ -12,15 +13,17 @@ import { TUN_F_CSUM, TUN_F_TSO_ECN, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4, TUN_F_US
 import { commandName } from '../linux/process.ts';
 import { VHOST_NET_VQ_RX } from '../linux/vhost.ts';
 import { type Watch, watchReadable } from '../linux/watch.ts';
+import { isPrivate, privateBytes, SHARED_MEMORY_CURE, sharedBytes } from '../memory/client-memory.ts';
 import { FrameRing, frameRingBytes } from '../memory/frame-ring.ts';
 import { SharedBuffer } from '../memory/shared-buffer.ts';
 import { newCounters, type PortCounters, readCounters } from '../switch/counters.ts';
 import { INBOX_BYTES, OUTBOX_BYTES } from '../switch/guest-queue.ts';
 import type { LaneEvent } from '../switch/lane.ts';
 import { MAX_PORT } from '../switch/learning-table.ts';
+import { RING_PARTS } from '../vhost/ring-layout.ts';
 import type { MemoryTable } from '../vhost/vhost-device.ts';
 import type { RingDescription } from '../vhost/virtqueue.ts';
-import { ControlError, type PortStatus } from './control.ts';
+import { ControlError, type PortStatus, type VhostUserMode } from './control.ts';
 import type { LaneClient } from './lane-client.ts';
 import type { Lanes } from './lanes.ts';
 import { openKernelVhostNet, openTap } from './tap.ts';
@@ -38,10 +41,19 @@ export const RING_NAMES = ['rx', 'tx'] as const;
 
 const NO_FD = -1;
 
+/** What a vhost-user port knows of its socket. */
+export interface VhostUserStatus {
+  path: string;
+  mode: VhostUserMode;
+  connected: boolean;
+  /** Of the peer; 0 without one. */
+  pid: number;
+}
+
 interface Port {
   id: number;
   name: string;
-  kind: 'guest' | 'tap';
+  kind: PortStatus['kind'];
   lane: LaneClient;
   counters: PortCounters;
   linkUp: boolean;
@@ -53,7 +65,10 @@ interface Port {
   tapFd: number;
   /** The kernel's vhost-net file that serves the tap; -1 without. */
   vhostFd: number;
+  vhostUser: (() => VhostUserStatus) | null;
   error: string | null;
+  /** Processes that a warning was given about. */
+  warned: Set<number>;
   /** Set when its removal has begun. */
   removed?: Promise<void>;
 }
@@ -82,8 +97,18 @@ export class SwitchPorts implements PortFactory {
   }
 
   async createPort(name: string): Promise<PortHandle> {
-    const port = this.#newPort(name, 'guest');
-    const { lane } = port;
+    return await this.#createGuestPort(this.#newPort(name, 'guest'));
+  }
+
+  /** A port whose rings come over vhost-user; `status` tells how its socket is. */
+  async createVhostUserPort(name: string, status: () => VhostUserStatus): Promise<PortHandle> {
+    const port = this.#newPort(name, 'vhost-user');
+    port.vhostUser = status;
+    return await this.#createGuestPort(port);
+  }
+
+  async #createGuestPort(port: Port): Promise<PortHandle> {
+    const { lane, name } = port;
     await lane.call('addGuestPort', port.id, name, port.counters);
     this.#log.info(`${name}: port ${port.id} made`, { port: name });
     return {
@@ -92,6 +117,7 @@ export class SwitchPorts implements PortFactory {
         await lane.call('addQueue', port.id, index, queue.mailbox);
         port.queues.set(index, queue);
         queue.onClosed = () => port.queues.delete(index);
+        queue.onCopied = (pid) => this.#warnOfCopies(port, pid);
         return queue;
       },
       setOffloads: async (offloads) => {
@@ -104,6 +130,17 @@ export class SwitchPorts implements PortFactory {
       },
       remove: () => this.#remove(port),
     };
+  }
+
+  /** Once for each port and client. */
+  #warnOfCopies({ name, warned }: Port, pid: number): void {
+    if (warned.has(pid)) return;
+    warned.add(pid);
+    this.#log.warn(
+      `${name}: the memory of its client (${commandName(pid)}, process ${pid}) is private to it: every batch of frames costs ` +
+        `system calls; ${SHARED_MEMORY_CURE}`,
+      { port: name, pid },
+    );
   }
 
   // ---- taps and the operator
@@ -212,7 +249,9 @@ export class SwitchPorts implements PortFactory {
       queues: new Map(),
       tapFd: NO_FD,
       vhostFd: NO_FD,
+      vhostUser: null,
       error: null,
+      warned: new Set(),
     };
     this.#ports.set(name, port);
     return port;
@@ -278,16 +317,20 @@ export class SwitchPorts implements PortFactory {
 
   #status(port: Port): PortStatus {
     const queues = [...port.queues.values()];
-    const pids = new Set(queues.map((queue) => queue.pid));
+    const { pid: peer = 0, ...vhostUser } = port.vhostUser?.() ?? {};
+    const pids = new Set([...queues.map((queue) => queue.pid), peer].filter((pid) => pid > 0));
+    const path = pathOf(port.kind, queues, port.vhostFd >= 0);
+    const carrierUp = port.carrierUp && port.error === null && (port.kind !== 'vhost-user' || path !== 'none');
     return {
       id: port.id,
       name: port.name,
       kind: port.kind,
       link: port.linkUp ? 'up' : 'down',
-      carrier: port.carrierUp && port.error === null ? 'up' : 'down',
+      carrier: carrierUp ? 'up' : 'down',
       offloads: OFFLOAD_NAMES.filter(([bit]) => (port.offloads & bit) !== 0).map(([, name]) => name),
       queues: port.kind === 'tap' ? 1 : queues.length,
-      path: port.kind === 'tap' ? (port.vhostFd >= 0 ? 'vhost' : 'file') : pathOf(queues),
+      path,
+      vhostUser: port.vhostUser ? (vhostUser as PortStatus['vhostUser']) : null,
       persistent: port.persistent,
       clients: [...pids].map((pid) => ({ pid, command: commandName(pid) })),
       mac: null,
@@ -297,11 +340,14 @@ export class SwitchPorts implements PortFactory {
   }
 }
 
-function pathOf(queues: GuestPortQueue[]): PortStatus['path'] {
-  if (queues.length === 0) return 'none';
+function pathOf(kind: Port['kind'], queues: GuestPortQueue[], kernelVhost: boolean): PortStatus['path'] {
+  if (kind === 'tap') return kernelVhost ? 'vhost' : 'file';
   const served = queues.filter((queue) => queue.running.size > 0).length;
+  if (kind === 'vhost-user') return served === 0 ? 'none' : 'vhost-user';
+  if (queues.length === 0) return 'none';
   if (served === 0) return 'file';
-  return served === queues.length ? 'vhost' : 'mixed';
+  if (served < queues.length) return 'mixed';
+  return queues.some((queue) => queue.copied) ? 'vhost-copied' : 'vhost';
 }
 
 /** A queue of a guest's port: its mailbox memory, and its rings by way of the lane. */
@@ -311,6 +357,10 @@ class GuestPortQueue implements PortQueueHandle {
   readonly outbox: FrameRing;
   /** Rings that vhost runs here. */
   readonly running = new Set<number>();
+  /** Frames or rings are copied by system calls: the client does not share that memory. */
+  copied = false;
+  /** Told of the process whose memory it is. */
+  onCopied: (pid: number) => void = () => {};
   onMail: () => void = () => {};
   onClosed: () => void = () => {};
   onIdle: () => void = () => {};
@@ -358,6 +408,13 @@ class GuestPortQueue implements PortQueueHandle {
       this.running.delete(ring);
       throw error;
     }
+    const privateRing = RING_PARTS.some((part) => isPrivate(memory, description.addresses[part], 1));
+    this.#noteMemory(memory, privateRing || (this.copied && this.running.size > 1));
+  }
+
+  #noteMemory(memory: MemoryTable, privateRings: boolean): void {
+    this.copied = privateRings || privateBytes(memory) > sharedBytes(memory);
+    if (this.copied && memory.copied) this.onCopied(memory.copied.pid);
   }
 
   async stopRing(ring: number): Promise<number> {
@@ -375,6 +432,7 @@ class GuestPortQueue implements PortQueueHandle {
 
   async setMemory(memory: MemoryTable): Promise<void> {
     await this.#lane.call('setMemory', this.#port, this.#index, memory);
+    this.#noteMemory(memory, false);
   }
 
   async setRingFds(ring: number, fds: { kick: number; call: number; err: number }): Promise<void> {

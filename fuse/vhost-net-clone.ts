@@ -34,7 +34,7 @@ import {
   VHOST_SET_VRING_KICK,
   VHOST_SET_VRING_NUM,
 } from '../linux/vhost.ts';
-import { sharedBytes } from '../memory/client-memory.ts';
+import { privateBytes, sharedBytes } from '../memory/client-memory.ts';
 import {
   type RawMemoryRegion,
   type RingBackend,
@@ -137,6 +137,7 @@ export class VhostNetFile implements DeviceFile {
         this.#clone.log.debug(`memory table of process ${request.pid}`, {
           regions: device.memory!.regions.length,
           sharedBytes: sharedBytes(device.memory!),
+          privateBytes: privateBytes(device.memory!),
         });
         return DONE;
       case VHOST_SET_LOG_BASE:

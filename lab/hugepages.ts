@@ -1,8 +1,13 @@
 /** Hugepages of 2 MiB for DPDK programs: the system's pool grows while one runs, and shrinks when it ends. */
 import fs from 'node:fs/promises';
+import { setTimeout as delay } from 'node:timers/promises';
+import { close, O_RDONLY, open, tryLock } from '../linux/file.ts';
 
 const HUGEPAGE_MIB = 2;
 const POOL = '/sys/kernel/mm/hugepages/hugepages-2048kB';
+/** Longer than any program takes to occupy its pages. */
+const LOCK_TIMEOUT_MS = 60_000;
+const LOCK_POLL_MS = 20;
 
 let turn: Promise<unknown> = Promise.resolve();
 
@@ -26,12 +31,12 @@ export class Hugepages implements AsyncDisposable {
     take: () => Promise<unknown> = async () => {},
   ): Promise<Hugepages> {
     return await oneAtATime(async () => {
-      const pages = new Hugepages(await addHugepages(Math.ceil(mebibytes / HUGEPAGE_MIB), who));
+      const added = await addHugepages(Math.ceil(mebibytes / HUGEPAGE_MIB), who);
       try {
         await take();
-        return pages;
+        return new Hugepages(added);
       } catch (error) {
-        await pages.dispose();
+        await returnHugepages(added);
         throw error;
       }
     });
@@ -45,7 +50,7 @@ export class Hugepages implements AsyncDisposable {
   async dispose(): Promise<void> {
     const added = this.#added;
     this.#added = 0;
-    await returnHugepages(added);
+    if (added > 0) await oneAtATime(() => returnHugepages(added));
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -53,8 +58,21 @@ export class Hugepages implements AsyncDisposable {
   }
 }
 
+/** Within this process, and by a lock on the pool's own file among all that use this module. */
 function oneAtATime<T>(action: () => Promise<T>): Promise<T> {
-  const result = turn.then(action);
+  const result = turn.then(async () => {
+    const lock = open(`${POOL}/nr_hugepages`, O_RDONLY);
+    try {
+      const deadline = Date.now() + LOCK_TIMEOUT_MS;
+      while (!tryLock(lock)) {
+        if (Date.now() > deadline) throw new Error('hugepages: another process has kept the pool locked for a minute');
+        await delay(LOCK_POLL_MS);
+      }
+      return await action();
+    } finally {
+      close(lock);
+    }
+  });
   turn = result.catch(() => {});
   return result;
 }
@@ -75,14 +93,22 @@ async function addHugepages(needed: number, who: string): Promise<number> {
   // Asked for too many, the kernel would first take all that it can get.
   const available = await availableMemory();
   if (missing * HUGEPAGE_MIB > available) throw tooFew(`${available} MiB of memory are available`);
-  const total = await poolNumber('nr_hugepages');
-  await fs.writeFile(`${POOL}/nr_hugepages`, `${total + missing}`);
+  const before = await ownPages();
+  await fs.writeFile(`${POOL}/nr_hugepages`, `${(await poolNumber('nr_hugepages')) + missing}`);
+  const added = (await ownPages()) - before;
   if ((await unreserved()) < needed) {
-    const grown = (await poolNumber('nr_hugepages')) - total;
-    await returnHugepages(grown);
-    throw tooFew(`the kernel found ${grown} in its fragmented memory`);
+    await returnHugepages(added);
+    throw tooFew('the kernel did not find them in its fragmented memory');
   }
-  return missing;
+  return added;
+}
+
+/**
+ * Pages that the pool shall have. Those given back while somebody still uses them are surplus: the kernel counts them in
+ * nr_hugepages, takes them away when they come free, and makes them the pool's own again when it is told to grow.
+ */
+async function ownPages(): Promise<number> {
+  return (await poolNumber('nr_hugepages')) - (await poolNumber('surplus_hugepages'));
 }
 
 /** MemAvailable of proc(5), in MiB. */
@@ -92,6 +118,5 @@ async function availableMemory(): Promise<number> {
 }
 
 async function returnHugepages(added: number): Promise<void> {
-  if (added === 0) return;
-  await fs.writeFile(`${POOL}/nr_hugepages`, `${Math.max(0, (await poolNumber('nr_hugepages')) - added)}`);
+  await fs.writeFile(`${POOL}/nr_hugepages`, `${Math.max(0, (await ownPages()) - added)}`);
 }

@@ -10,6 +10,8 @@ export const MAP_PRIVATE = 0x02;
 export const MAP_FIXED = 0x10;
 export const MAP_ANONYMOUS = 0x20;
 export const MAP_NORESERVE = 0x4000;
+export const MADV_DONTNEED = 4;
+export const MADV_NOHUGEPAGE = 15;
 export const MFD_CLOEXEC = 0x1;
 const F_ADD_SEALS = 1033;
 const F_GET_SEALS = 1034;
@@ -19,6 +21,7 @@ export const PAGE_SIZE = 4096;
 const c = {
   mmap: libcFunction('int64_t mmap(uintptr_t address, size_t length, int prot, int flags, int fd, int64_t offset)'),
   munmap: libcFunction('int munmap(uintptr_t address, size_t length)'),
+  madvise: libcFunction('int madvise(uintptr_t address, size_t length, int advice)'),
   memcpy: libcFunction('void memcpy(uintptr_t to, uintptr_t from, size_t count)'),
   memfd_create: libcFunction('int memfd_create(const char *name, unsigned int flags)'),
   fcntl: libcFunction('int fcntl(int fd, int command, long argument)'),
@@ -47,6 +50,11 @@ export function mmap({ address = 0, length, prot, flags, fd = -1, offset = 0 }: 
 /** munmap(2). */
 export function munmap(address: Address, length: number): void {
   check(c.munmap(address, length), 'munmap', { address, length });
+}
+
+/** madvise(2). */
+export function madvise(address: Address, length: number, advice: number): void {
+  check(c.madvise(address, length, advice), 'madvise', { address, length, advice });
 }
 
 /** memcpy(3) between addresses of this process. Nothing is checked: the caller has validated both ranges. */

@@ -25,7 +25,18 @@ const c = {
   process_vm_writev: libcFunction(
     'int64_t process_vm_writev(int pid, iovec *local, ulong liovcnt, iovec *remote, ulong riovcnt, ulong flags)',
   ),
+  process_vm_readv_at: libcFunction(
+    'int64_t process_vm_readv(int pid, uintptr_t local, ulong liovcnt, uintptr_t remote, ulong riovcnt, ulong flags)',
+  ),
+  process_vm_writev_at: libcFunction(
+    'int64_t process_vm_writev(int pid, uintptr_t local, ulong liovcnt, uintptr_t remote, ulong riovcnt, ulong flags)',
+  ),
 };
+
+/** Entries of an iovec array that one call takes at the most (`<linux/uio.h>`). */
+export const UIO_MAXIOV = 1024;
+/** struct iovec: void *iov_base; size_t iov_len. */
+export const IOVEC_BYTES = 16;
 
 /** Processors that a mask of {@link setAffinity} has room for (CPU_SETSIZE of `<sched.h>`). */
 const CPU_SETSIZE = 1024;
@@ -73,6 +84,25 @@ export function writeProcessMemory(tid: number, address: bigint, bytes: Uint8Arr
   const done = c.process_vm_writev(tid, iovec(bytes, length), 1, iovec(address, length), 1, 0);
   if (done !== length) throw fault('process_vm_writev', done, { tid, address, length });
 }
+
+/**
+ * Copies between this process and another one: `count` ranges here, an iovec array at address `local`, and as many there,
+ * an iovec array (of this process) at address `remote`. Gives the bytes copied, fewer where the other process has no memory,
+ * or minus an errno.
+ */
+export type VectorCopy = (pid: number, local: Address, remote: Address, count: number) => number;
+
+/** process_vm_readv(2): from there to here, range by range in the order of the arrays. Allocates nothing. */
+export const readVector: VectorCopy = (pid, local, remote, count) => {
+  const done = c.process_vm_readv_at(pid, local, count, remote, count, 0);
+  return done < 0 ? -lastErrno() : done;
+};
+
+/** process_vm_writev(2): from here to there. */
+export const writeVector: VectorCopy = (pid, local, remote, count) => {
+  const done = c.process_vm_writev_at(pid, local, count, remote, count, 0);
+  return done < 0 ? -lastErrno() : done;
+};
 
 function fault(syscall: string, done: number, args: Record<string, unknown>): SystemError {
   return new SystemError(syscall, done < 0 ? lastErrno() : EFAULT, args);

@@ -10,13 +10,15 @@
  *
  * A frame for a queue that has no buffers *yet* stays in its sender's ring, and the frames behind it: for HOLD_MS at the
  * most, so that a receiver that is only slow loses nothing. For a queue that has taken nothing for HOLD_MS no frame waits,
- * so that a dead one blocks nobody for long. Flooded frames never wait.
+ * so that a dead one blocks nobody for long. Flooded frames never wait. In a link, frames of all the other lane's ports
+ * stand behind the one that waits: there they do so for HOLD_MS together, and again only when LINK_DRAIN_BYTES have passed.
  *
  * Runs on the lane's thread; time is told to it. Hot: allocates nothing per frame.
  */
 import type { Arena } from '../memory/arena.ts';
 import {
   ADDRESS_WORDS,
+  BATCH_FRAMES,
   FROM_HIGH,
   FROM_LOW,
   FrameBatch,
@@ -46,6 +48,8 @@ import { type FdSink, Port, type PortQueue, TRANSMITTED } from './port.ts';
 
 /** How long frames may wait in their sender's ring for a receiver without buffers, in ms. */
 export const HOLD_MS = 5;
+/** What must pass a link for its frames to wait once more: an eighth of its ring, so 5 ms waits do not add up for long. */
+const LINK_DRAIN_BYTES = 1 << 17;
 /** Learned addresses looked at for aging, per tick. */
 const AGING_BUDGET = 4096;
 const NOT_STALLED = -1;
@@ -70,8 +74,10 @@ interface Source {
   /** The queue, when it is the link to another lane. */
   link: LaneLink | null;
   malformed: number;
-  /** Since when its next frame waits for a receiver, in ms; NOT_HELD when it does not. */
+  /** Since when its next frame, or in a link some frame, waits for a receiver, in ms; NOT_HELD when none does. */
   heldSince: number;
+  /** Bytes that have left a link since its frames began to wait. */
+  drained: number;
 }
 
 export class Engine {
@@ -105,9 +111,10 @@ export class Engine {
     if (seconds === this.#nowSeconds) return;
     this.#nowSeconds = seconds;
     this.table.age(seconds, AGING_BUDGET);
-    if (seconds - this.#announcedSeconds < this.table.agingSeconds / ANNOUNCEMENTS_PER_AGE) return;
+    const sinceAnnounced = seconds - this.#announcedSeconds;
+    if (sinceAnnounced < this.table.agingSeconds / ANNOUNCEMENTS_PER_AGE) return;
     this.#announcedSeconds = seconds;
-    this.announceAll();
+    this.#announceHeard(sinceAnnounced);
   }
 
   get nowSeconds(): number {
@@ -122,6 +129,8 @@ export class Engine {
   // ---- ports
 
   addPort(port: Port): void {
+    // What came late from a port of another lane that had this id.
+    this.table.flushPort(port.id);
     this.#ports.set(port.id, port);
     this.#byId[port.id] = port;
     this.refreshPorts();
@@ -189,12 +198,11 @@ export class Engine {
     this.table.flushPort(id);
   }
 
-  /** Tells the other lanes what this lane has heard of lately from ports of its own, so that it does not age there. */
-  announceAll(): void {
+  /** Tells the other lanes what this lane has heard of so lately from ports of its own, so that it does not age there. */
+  #announceHeard(withinSeconds: number): void {
     if (this.#links.length === 0) return;
-    const horizon = this.table.agingSeconds / ANNOUNCEMENTS_PER_AGE;
     for (const { mac, port, ageSeconds } of this.table.entries(this.#nowSeconds)) {
-      if (ageSeconds > horizon || !this.#ports.has(port)) continue;
+      if (ageSeconds > withinSeconds || !this.#ports.has(port)) continue;
       const digits = mac.replaceAll(':', '');
       this.#announce(Number.parseInt(digits.slice(0, 4), 16), Number.parseInt(digits.slice(4), 16) | 0, port);
     }
@@ -234,19 +242,34 @@ export class Engine {
       if (port.readyQueues > 1) this.#noteFlows(port, queue, batch);
       const done = this.#forward(source, batch);
       queue.release(done);
+      const bytes = batch.bytesOf(0, done);
       if (done > 0) {
         count(port.counters, RX_FRAMES, done);
-        count(port.counters, RX_BYTES, batch.bytesOf(0, done));
+        count(port.counters, RX_BYTES, bytes);
       }
-      if (done === received) source.heldSince = NOT_HELD;
-      else {
-        this.#holding = true;
-        if (done > 0 || source.heldSince === NOT_HELD) source.heldSince = this.#nowMs;
-      }
+      if (done < received) this.#holding = true;
+      if (source.link === null) this.#noteHeld(source, received, done);
+      else this.#noteLinkHeld(source, received, done, bytes);
       moved += done;
     }
     if (moved > 0) for (const { queue } of this.#sources) queue.flush();
     return moved;
+  }
+
+  /** Each frame that comes to stand first may wait anew: only its own sender's frames stand behind it. */
+  #noteHeld(source: Source, received: number, done: number): void {
+    if (done === received) source.heldSince = NOT_HELD;
+    else if (done > 0 || source.heldSince === NOT_HELD) source.heldSince = this.#nowMs;
+  }
+
+  /** Frames of many ports stand behind: a receiver that takes one every few ms must not hold them up again and again. */
+  #noteLinkHeld(source: Source, received: number, done: number, bytes: number): void {
+    source.drained += bytes;
+    if (done === received && received < BATCH_FRAMES) source.heldSince = NOT_HELD;
+    else if (source.heldSince === NOT_HELD ? done < received : source.drained >= LINK_DRAIN_BYTES) {
+      source.heldSince = this.#nowMs;
+      source.drained = 0;
+    }
   }
 
   /** A port with several queues gets the answers to a flow on the queue that it sends the flow from. */
@@ -484,5 +507,5 @@ function isPlain(batch: FrameBatch, i: number): boolean {
 }
 
 function newSource(port: Port, queue: PortQueue, link: LaneLink | null): Source {
-  return { port, queue, link, malformed: queue.malformed, heldSince: NOT_HELD };
+  return { port, queue, link, malformed: queue.malformed, heldSince: NOT_HELD, drained: 0 };
 }

@@ -62,6 +62,8 @@ export class LaneLink implements PortQueue {
   onAnnouncement: Announcement = () => {};
   readonly #in: FrameRing;
   readonly #out: FrameRing;
+  readonly #inBytes: Uint8Array;
+  readonly #inAddress: number;
   readonly #outBytes: Uint8Array;
   readonly #outAddress: number;
   readonly #wakeFd: number;
@@ -71,6 +73,8 @@ export class LaneLink implements PortQueue {
   constructor({ receiveRing, transmitRing, wakeFd }: LaneLinkOptions) {
     this.#in = new FrameRing(receiveRing, RING_BYTES);
     this.#out = new FrameRing(transmitRing, RING_BYTES);
+    this.#inBytes = new Uint8Array(viewMemory(receiveRing, LINK_RING_BYTES));
+    this.#inAddress = receiveRing;
     this.#outBytes = new Uint8Array(viewMemory(transmitRing, LINK_RING_BYTES));
     this.#outAddress = transmitRing;
     this.#wakeFd = wakeFd;
@@ -108,9 +112,10 @@ export class LaneLink implements PortQueue {
   }
 
   #hear(length: number): void {
-    const record = new DataView(viewMemory(this.#in.address, length));
-    const at = RECORD_HEADER_BYTES;
-    this.onAnnouncement(record.getUint16(at + 6), record.getInt32(at + 8), record.getUint16(at - 2, true));
+    const bytes = this.#inBytes;
+    const at = this.#in.address - this.#inAddress + RECORD_HEADER_BYTES;
+    const half = (i: number): number => (bytes[at + i]! << 8) | bytes[at + i + 1]!;
+    this.onAnnouncement(half(6), (half(8) << 16) | half(10), bytes[at - 2]! | (bytes[at - 1]! << 8));
     this.#in.consume(length);
     this.#mark = this.#in.mark;
   }
@@ -132,12 +137,13 @@ export class LaneLink implements PortQueue {
         this.refusal = TX_DROP_NO_BUFFERS;
         break;
       }
-      this.#writeIds(address, this.to[i]!, this.from[i]!);
       batch.placeTo[i] = address;
       this.#out.stage(length);
     }
     if (i > first) {
       batch.place(first, i, RECORD_HEADER_BYTES);
+      // Afterwards: without the kernel the room between virtio-net header and frame is written as well.
+      for (let k = first; k < i; k++) this.#writeIds(batch.placeTo[k]!, this.to[k]!, this.from[k]!);
       this.#staged = true;
     }
     return i - first;

@@ -7,6 +7,7 @@
  *
  * vhost has one set of names for both kinds of ring: `desc`, `avail` and `used` are these three, in this order.
  */
+import type { Address } from '../linux/libc.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import type { RingAddresses } from './split-ring.ts';
 import { VIRTQ_DESC_BYTES, VIRTQ_EVENT_SUPPRESS_BYTES } from './virtio.ts';
@@ -35,6 +36,10 @@ export interface PackedRingViews {
   /** One word each: desc_event_off and desc_event_wrap in the low half, flags in the high half. */
   driverEvent: Uint32Array;
   deviceEvent: Uint32Array;
+  /** Addresses of the three. */
+  descAddress: Address;
+  driverEventAddress: Address;
+  deviceEventAddress: Address;
 }
 
 /** Views of a ring, or null when part of it lies outside the mapped memory. */
@@ -48,6 +53,9 @@ export function mapPackedRing(memory: GuestMemory, addresses: RingAddresses, num
     desc: new Uint32Array(memory.view(desc, sizes.desc)),
     driverEvent: new Uint32Array(memory.view(avail, sizes.avail)),
     deviceEvent: new Uint32Array(memory.view(used, sizes.used)),
+    descAddress: desc,
+    driverEventAddress: avail,
+    deviceEventAddress: used,
   };
 }
 

@@ -49,6 +49,7 @@ import {
   unpackBase,
   unpackPosition,
 } from './packed-ring.ts';
+import { PackedRingMirror } from './packed-ring-mirror.ts';
 import {
   RING_EVENT_FLAGS_DESC,
   RING_EVENT_FLAGS_DISABLE,
@@ -64,6 +65,7 @@ import {
   BUFFER_TOO_SMALL,
   NO_BUFFERS,
   NO_REFUSAL,
+  pushesTo,
   RING_BROKEN,
   type RingDescription,
   RingUnmappedError,
@@ -81,6 +83,8 @@ const EVENT_FLAGS_MASK = 3;
 
 export class PackedVirtqueue extends Virtqueue {
   #ring: PackedRingViews;
+  /** The copies to and from the ring, where it is private to the client. */
+  #copies: PackedRingMirror | null;
 
   /** Next descriptor to take, and the driver's wrap counter there. */
   #avail: number;
@@ -127,6 +131,7 @@ export class PackedVirtqueue extends Virtqueue {
     const start = unpackBase(description.base, num);
     if (start === null) throw new RangeError(`base ${description.base} of a packed ring of ${num} entries`);
     this.#ring = this.#map(memory);
+    this.#copies = PackedRingMirror.of(memory, this.#ring, this.pushes, { num, most: BATCH_FRAMES });
     this.#avail = start.avail.index;
     this.#availWrap = start.avail.wrap;
     this.#used = start.used.index;
@@ -140,6 +145,7 @@ export class PackedVirtqueue extends Virtqueue {
     this.#pendingLength = new Uint32Array(num);
     this.#pendingWord = new Uint32Array(num);
     this.#ring.deviceEvent[0] = RING_EVENT_FLAGS_ENABLE << FLAGS_SHIFT;
+    if (this.#copies?.pushWish() === false) throw RingUnmappedError.of(description);
   }
 
   #map(memory: GuestMemory): PackedRingViews {
@@ -149,8 +155,14 @@ export class PackedVirtqueue extends Virtqueue {
   }
 
   override remap(memory: GuestMemory): void {
-    this.#ring = this.#map(memory);
-    this.memory = memory;
+    // What was used goes to the client by the way that it came.
+    this.flush();
+    const ring = this.#map(memory);
+    const pushes = pushesTo(memory);
+    this.#copies = PackedRingMirror.of(memory, ring, pushes, { num: this.num, most: BATCH_FRAMES });
+    this.#ring = ring;
+    this.turnTo(memory, pushes);
+    this.#seen = 0;
   }
 
   /** Both positions, each with its wrap counter: see {@link packBase}. */
@@ -173,13 +185,16 @@ export class PackedVirtqueue extends Virtqueue {
   override receive(batch: FrameBatch): number {
     if (this.error !== null) return 0;
     const before = batch.count;
+    const takenBefore = this.#taken;
     // No more chains than a batch holds, so that a ring full of malformed frames costs others no more than one of good ones.
     let chains = BATCH_FRAMES;
     while (chains > 0 && batch.hasRoom) {
       chains -= this.#receiveBuffers(batch, Math.min(chains, batch.room));
-      if (chains === 0 || !batch.hasRoom || this.#seen === 0 || !this.#receiveChain(batch)) break;
+      if (chains === 0 || !batch.hasRoom || this.#seen === 0 || this.error !== null || !this.#receiveChain(batch))
+        break;
       chains--;
     }
+    if (takenBefore === 0) this.lend(this.#taken);
     return batch.count - before;
   }
 
@@ -218,6 +233,10 @@ export class PackedVirtqueue extends Virtqueue {
       taken++;
       if (++index === num) index = 0;
     }
+    if (this.mirror !== null && frames > 0) {
+      const first = batch.segments + 1 + 2 * Math.max(this.stillAhead(this.mirror) - this.#taken, 0);
+      if (!this.pullBuffers(this.mirror, batch, first, segment, 2)) return 0;
+    }
     this.#taken = taken;
     this.#takenDescriptors += frames;
     this.#advance(frames);
@@ -236,6 +255,9 @@ export class PackedVirtqueue extends Virtqueue {
     const isFrame = length >= MIN_FRAME_BYTES && length <= MAX_FRAME_BYTES;
     // Used descriptors keep the order of the ring, so what is no frame waits until the frames before it are released.
     if (!isFrame && this.#taken > 0) return false;
+    if (isFrame && this.mirror !== null && this.#taken >= this.stillAhead(this.mirror)) {
+      if (!this.pullBuffers(this.mirror, batch, first, this.walked, 1)) return false;
+    }
     this.#takenId[this.#taken] = this.#walkedId;
     this.#takenCount[this.#taken] = count;
     this.#taken++;
@@ -244,6 +266,7 @@ export class PackedVirtqueue extends Virtqueue {
     if (isFrame) batch.append(this.walked - first, this.headerBytes, length);
     else {
       this.malformed++;
+      this.ahead = 0;
       this.#completeTaken();
     }
     return true;
@@ -262,6 +285,7 @@ export class PackedVirtqueue extends Virtqueue {
   }
 
   override release(count: number): void {
+    this.takeBack(this.#taken, count);
     let returned = 0;
     while (this.#taken > count) returned += this.#takenCount[--this.#taken]!;
     if (returned > 0) {
@@ -334,6 +358,7 @@ export class PackedVirtqueue extends Virtqueue {
     }
     this.#advance(i - first);
     if (i > first) batch.place(first, i, headerBytes);
+    if (this.pushes !== null) this.pushPlaced(this.pushes, batch, first, i);
     return i;
   }
 
@@ -364,6 +389,7 @@ export class PackedVirtqueue extends Virtqueue {
     batch.writeNetHeader(i, this.headerBytes, chains);
     this.scatter(batch, i, total, chains);
     batch.copies.run();
+    if (this.pushes !== null) this.pushScattered(this.pushes, total);
     this.#advance(descriptors);
     for (let chain = 0; chain < chains; chain++) {
       this.#pushUsed(this.#chainId[chain]!, this.chainWritten[chain]!, this.#chainCount[chain]!);
@@ -393,6 +419,12 @@ export class PackedVirtqueue extends Virtqueue {
     const pending = this.#pending;
     if (pending === 0) return;
     this.#pending = 0;
+    const copies = this.#copies;
+    // Frames go to the client before the store that shows them, or by the same call as what shows them.
+    if (this.pushes !== null && copies?.publishes !== true && !this.pushes.run()) {
+      this.unreachable();
+      return;
+    }
     const { desc } = this.#ring;
     const index = this.#pendingIndex;
     const length = this.#pendingLength;
@@ -401,6 +433,7 @@ export class PackedVirtqueue extends Virtqueue {
       const at = index[k]! * DESC_WORDS;
       desc[at + DESC_LEN] = length[k]!;
       desc[at + DESC_ID_FLAGS] = word[k]!;
+      copies?.noteUsed(index[k]!);
     }
     const at = index[0]! * DESC_WORDS;
     desc[at + DESC_LEN] = length[0]!;
@@ -412,8 +445,13 @@ export class PackedVirtqueue extends Virtqueue {
     const used = (now - old + laps) % laps;
     this.#publishedUsed = now;
     this.#outstanding -= used;
+    if (copies !== null && !(copies.pushUsed(index[0]!) && copies.pullWish())) {
+      this.unreachable();
+      return;
+    }
     if (this.#wantsCall(old, used)) this.signal();
     else this.callsSuppressed++;
+    this.mirror?.trim();
   }
 
   /** Whether the driver asked to be called for one of the `used` descriptors from linear position `old` on (§2.8.10). */
@@ -433,6 +471,7 @@ export class PackedVirtqueue extends Virtqueue {
     if (!this.#notifying) return;
     this.#notifying = false;
     this.#ring.deviceEvent[0] = RING_EVENT_FLAGS_DISABLE << FLAGS_SHIFT;
+    if (this.#copies?.pushWish() === false) this.unreachable();
   }
 
   override enableNotification(): boolean {
@@ -442,6 +481,7 @@ export class PackedVirtqueue extends Virtqueue {
       ? packPosition(this.#avail, this.#availWrap) | (RING_EVENT_FLAGS_DESC << FLAGS_SHIFT)
       : RING_EVENT_FLAGS_ENABLE << FLAGS_SHIFT;
     Atomics.store(this.#ring.deviceEvent, 0, wish);
+    if (this.#copies !== null && !this.#copies.pushWish()) return this.unreachable();
     return this.#seen > 0 || this.#look() > 0;
   }
 
@@ -456,13 +496,19 @@ export class PackedVirtqueue extends Virtqueue {
     const { desc } = this.#ring;
     const words = this.#words;
     const seen = this.#seen;
-    const limit = Math.min(seen + BATCH_FRAMES, num - this.#outstanding);
+    let limit = Math.min(seen + BATCH_FRAMES, num - this.#outstanding);
     if (seen >= limit) return seen;
     let index = this.#avail + seen;
     let wrap = this.#availWrap;
     if (index >= num) {
       index -= num;
       wrap ^= 1;
+    }
+    if (this.#copies !== null) {
+      const available = this.#copies.pullAvailable(index, limit - seen, wrap);
+      if (available < 0) this.unreachable();
+      if (available <= 0) return seen;
+      limit = seen + available;
     }
     let owner = wrap === 1 ? VIRTQ_DESC_F_AVAIL : VIRTQ_DESC_F_USED;
     let last = index * DESC_WORDS + DESC_ID_FLAGS;

@@ -21,6 +21,7 @@ import {
 } from '../memory/frame-batch.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import type { WasmKernels } from '../memory/kernels.ts';
+import type { Transfer } from '../memory/mirror.ts';
 import {
   AVAIL_RING,
   DESC_ADDR_HIGH,
@@ -33,6 +34,7 @@ import {
   mapSplitRing,
   type SplitRingViews,
 } from './split-ring.ts';
+import { SplitRingMirror } from './split-ring-mirror.ts';
 import {
   hasFeature,
   VIRTIO_F_NOTIFY_ON_EMPTY,
@@ -47,6 +49,7 @@ import {
   BUFFER_TOO_SMALL,
   NO_BUFFERS,
   NO_REFUSAL,
+  pushesTo,
   RING_BROKEN,
   type RingDescription,
   RingUnmappedError,
@@ -61,6 +64,8 @@ export class SplitVirtqueue extends Virtqueue {
   readonly #mask: number;
   readonly #notifyOnEmpty: boolean;
   #ring: SplitRingViews;
+  /** The copies to and from the ring, where it is private to the client. */
+  #copies: SplitRingMirror | null;
   /** The kernels, where they reach ring and buffers. */
   #kernels: WasmKernels | null;
 
@@ -89,15 +94,17 @@ export class SplitVirtqueue extends Virtqueue {
     super(memory, description);
     this.#mask = this.num - 1;
     this.#notifyOnEmpty = hasFeature(description.features, VIRTIO_F_NOTIFY_ON_EMPTY);
-    this.#ring = this.#map(memory);
-    this.#kernels = memory.kernels;
     this.#lastAvail = description.base & 0xffff;
     this.#availIdx = this.#lastAvail;
+    this.#ring = this.#map(memory);
+    this.#copies = this.#copiesOf(memory, this.#ring, this.pushes);
+    this.#kernels = memory.kernels;
     // As vhost_vq_init_access: the used index goes on where the ring's memory says.
     this.#usedIdx = Atomics.load(this.#ring.used, IDX);
     this.#publishedUsedIdx = this.#usedIdx;
     this.#heads = new Uint16Array(this.num);
     this.#ring.used[FLAGS] = 0;
+    if (this.#copies?.pushHeader() === false) throw RingUnmappedError.of(description);
   }
 
   #map(memory: GuestMemory): SplitRingViews {
@@ -106,10 +113,23 @@ export class SplitVirtqueue extends Virtqueue {
     return views;
   }
 
+  #copiesOf(memory: GuestMemory, ring: SplitRingViews, pushes: Transfer | null): SplitRingMirror | null {
+    const { num, eventIdx } = this;
+    const copies = SplitRingMirror.of(memory, ring, pushes, { num, eventIdx, lastAvail: this.#lastAvail });
+    if (copies?.pullUsed() === false) throw RingUnmappedError.of(this.description);
+    return copies;
+  }
+
   override remap(memory: GuestMemory): void {
-    this.#ring = this.#map(memory);
+    // What was used goes to the client by the way that it came.
+    this.flush();
+    const ring = this.#map(memory);
+    const pushes = pushesTo(memory);
+    this.#copies = this.#copiesOf(memory, ring, pushes);
+    this.#ring = ring;
+    this.turnTo(memory, pushes);
+    this.#availIdx = this.#lastAvail;
     this.#kernels = memory.kernels;
-    this.memory = memory;
   }
 
   /** Index in the avail ring. */
@@ -126,14 +146,16 @@ export class SplitVirtqueue extends Virtqueue {
   override receive(batch: FrameBatch): number {
     if (this.error !== null) return 0;
     const before = batch.count;
+    const takenBefore = this.#taken;
     // No more chains than a batch holds, so that a ring full of malformed frames costs others no more than one of good ones.
     let available = Math.min(this.#refreshAvailable(), BATCH_FRAMES);
     while (available > 0 && batch.hasRoom) {
       const frames = this.#receiveBuffers(batch, Math.min(available, batch.room));
       available -= frames;
-      if (available === 0 || !batch.hasRoom || !this.#receiveChain(batch)) break;
+      if (available === 0 || !batch.hasRoom || this.error !== null || !this.#receiveChain(batch)) break;
       available--;
     }
+    if (takenBefore === 0) this.lend(this.#taken);
     return batch.count - before;
   }
 
@@ -154,7 +176,7 @@ export class SplitVirtqueue extends Virtqueue {
         num,
         this.#lastAvail,
         memory.start,
-        memory.end,
+        memory.sharedEnd,
         memory.delta,
         headerBytes,
         least,
@@ -179,7 +201,7 @@ export class SplitVirtqueue extends Virtqueue {
     const word = head * DESC_WORDS;
     const { start } = memory;
     const guest = desc[word + DESC_ADDR_HIGH]! * TWO_32 + desc[word + DESC_ADDR_LOW]!;
-    return memory.translate(guest, 1) !== 0 && memory.start !== start;
+    return memory.translate(guest, 1) !== 0 && memory.start !== start && memory.sharedEnd !== memory.start;
   }
 
   /** Takes chains of one buffer, `end` at the most, until there is one of another kind. Gives how many. */
@@ -214,6 +236,10 @@ export class SplitVirtqueue extends Virtqueue {
       heads[taken++] = head;
       at = (at + 1) & 0xffff;
     }
+    if (this.mirror !== null && frames > 0) {
+      const first = batch.segments + 1 + 2 * Math.max(this.stillAhead(this.mirror) - this.#taken, 0);
+      if (!this.pullBuffers(this.mirror, batch, first, segment, 2)) return 0;
+    }
     this.#lastAvail = at;
     this.#taken = taken;
     batch.appendBuffers(frames, headerBytes);
@@ -232,17 +258,22 @@ export class SplitVirtqueue extends Virtqueue {
     const isFrame = length >= MIN_FRAME_BYTES && length <= MAX_FRAME_BYTES;
     // Used entries keep the order of the ring, so what is no frame waits until the frames before it are released.
     if (!isFrame && this.#taken > 0) return false;
+    if (isFrame && this.mirror !== null && this.#taken >= this.stillAhead(this.mirror)) {
+      if (!this.pullBuffers(this.mirror, batch, first, this.walked, 1)) return false;
+    }
     this.#heads[this.#taken++] = head;
     this.#lastAvail = (this.#lastAvail + 1) & 0xffff;
     if (isFrame) batch.append(this.walked - first, this.headerBytes, length);
     else {
       this.malformed++;
+      this.ahead = 0;
       this.#completeTaken();
     }
     return true;
   }
 
   override release(count: number): void {
+    this.takeBack(this.#taken, count);
     const returned = this.#taken - count;
     if (returned > 0) {
       this.#lastAvail = (this.#lastAvail - returned) & 0xffff;
@@ -329,6 +360,7 @@ export class SplitVirtqueue extends Virtqueue {
     this.#lastAvail = at;
     this.#usedIdx = used;
     if (i > first) batch.place(first, i, headerBytes);
+    if (this.pushes !== null) this.pushPlaced(this.pushes, batch, first, i);
     return i;
   }
 
@@ -348,7 +380,7 @@ export class SplitVirtqueue extends Virtqueue {
         this.#lastAvail,
         this.#usedIdx,
         memory.start,
-        memory.end,
+        memory.sharedEnd,
         memory.delta,
         headerBytes,
       );
@@ -392,6 +424,7 @@ export class SplitVirtqueue extends Virtqueue {
     batch.writeNetHeader(i, this.headerBytes, chains);
     this.scatter(batch, i, total, chains);
     batch.copies.run();
+    if (this.pushes !== null) this.pushScattered(this.pushes, total);
     for (let chain = 0; chain < chains; chain++) this.#pushUsed(this.#chainHead[chain]!, this.chainWritten[chain]!);
     this.#lastAvail = at;
     return NO_REFUSAL;
@@ -410,15 +443,26 @@ export class SplitVirtqueue extends Virtqueue {
     const old = this.#publishedUsedIdx;
     const now = this.#usedIdx;
     if (old === now) return;
+    const copies = this.#copies;
+    // Frames go to the client before the store that shows them, or by the same call as what shows them.
+    if (this.pushes !== null && copies?.publishes !== true && !this.pushes.run()) {
+      this.unreachable();
+      return;
+    }
     // A full fence: the entries are visible before idx, and idx before the driver's wish is read.
     Atomics.store(this.#ring.used, IDX, now);
     this.#publishedUsedIdx = now;
+    if (copies !== null && !(copies.pushUsed(old, now) && copies.pullWish())) {
+      this.unreachable();
+      return;
+    }
     if (this.#wantsCall(old, now)) this.signal();
     else this.callsSuppressed++;
+    this.mirror?.trim();
   }
 
   #wantsCall(old: number, now: number): boolean {
-    if (this.#notifyOnEmpty && this.#lastAvail === Atomics.load(this.#ring.avail, IDX)) return true;
+    if (this.#notifyOnEmpty && this.#lastAvail === this.#loadAvailIdx()) return true;
     if (!this.eventIdx) return (Atomics.load(this.#ring.avail, FLAGS) & VIRTQ_AVAIL_F_NO_INTERRUPT) === 0;
     const first = this.#signalledUsed < 0;
     this.#signalledUsed = now;
@@ -432,7 +476,9 @@ export class SplitVirtqueue extends Virtqueue {
     if (!this.#notifying) return;
     this.#notifying = false;
     // With EVENT_IDX avail_event just stays where it was, behind the driver.
-    if (!this.eventIdx) this.#ring.used[FLAGS] = VIRTQ_USED_F_NO_NOTIFY;
+    if (this.eventIdx) return;
+    this.#ring.used[FLAGS] = VIRTQ_USED_F_NO_NOTIFY;
+    if (this.#copies?.pushHeader() === false) this.unreachable();
   }
 
   override enableNotification(): boolean {
@@ -440,14 +486,27 @@ export class SplitVirtqueue extends Virtqueue {
     this.#notifying = true;
     if (this.eventIdx) Atomics.store(this.#ring.availEvent, 0, this.#lastAvail);
     else Atomics.store(this.#ring.used, FLAGS, 0);
-    return Atomics.load(this.#ring.avail, IDX) !== this.#lastAvail;
+    if (this.#copies !== null && !this.#copies.pushWish()) return this.unreachable();
+    return this.#loadAvailIdx() !== this.#lastAvail;
   }
 
   // ---- reading what the driver wrote
 
+  /** avail.idx, behind which entries and descriptors may be read; where they cannot be had, what it was. */
+  #loadAvailIdx(): number {
+    if (this.#copies === null) return Atomics.load(this.#ring.avail, IDX);
+    const idx = this.#copies.pullAvail();
+    if (idx >= 0) return idx;
+    this.unreachable();
+    return this.#lastAvail;
+  }
+
   /** Reads avail.idx: how many chains wait, or 0 with the ring broken. */
   #refreshAvailable(): number {
-    const idx = Atomics.load(this.#ring.avail, IDX);
+    // A whole batch is known to wait: the driver's memory need not be asked.
+    const known = (this.#availIdx - this.#lastAvail) & 0xffff;
+    if (this.#copies !== null && known >= BATCH_FRAMES && known <= this.num) return known;
+    const idx = this.#loadAvailIdx();
     const waiting = (idx - this.#lastAvail) & 0xffff;
     // Chains taken and not released are the device's still: the driver cannot have made them available again.
     if (waiting + this.#taken > this.num) {

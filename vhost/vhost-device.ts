@@ -24,7 +24,14 @@ import {
   VHOST_NET_VQ_MAX,
   VHOST_VRING_F_LOG,
 } from '../linux/vhost.ts';
-import { type ClientMemory, fetchClientMemory, isShared, type MemoryRegion, release } from '../memory/client-memory.ts';
+import {
+  type ClientMemory,
+  fetchClientMemory,
+  isReachable,
+  type MemoryRegion,
+  release,
+  SHARED_MEMORY_CURE,
+} from '../memory/client-memory.ts';
 import { isRingSize, RING_PARTS, ringLayoutProblem, ringPartBytes } from './ring-layout.ts';
 import type { RingAddresses } from './split-ring.ts';
 import {
@@ -413,7 +420,7 @@ export class VhostDevice {
     }
     const problem = ringLayoutProblem(vring, this.#features);
     if (problem !== null) throw new VhostError(EINVAL, request, `ring ${index}: ${problem}`);
-    this.#checkRingShared(vring, index, request);
+    this.#checkRingReachable(vring, index, request);
     try {
       await backend.startRing(ringOfPair(index), this.#memory!, this.#description(vring));
     } catch (error) {
@@ -442,7 +449,7 @@ export class VhostDevice {
   /** vhost_vq_access_ok(): a memory table, and everything within user space. */
   #checkAccess({ addresses, num }: Vring, index: number, request: string): void {
     if (!this.#memory) {
-      throw new VhostError(EFAULT, request, `ring ${index}: there is no memory table; that comes first`);
+      throw new VhostError(EFAULT, request, `ring ${index}: a memory table comes first`);
     }
     const sizes = ringPartBytes(num, this.#features);
     const outside = RING_PARTS.some((part) => addresses[part] + sizes[part] > TASK_SIZE_MAX);
@@ -451,16 +458,16 @@ export class VhostDevice {
     }
   }
 
-  #checkRingShared(vring: Vring, index: number, request: string): void {
+  #checkRingReachable(vring: Vring, index: number, request: string): void {
     const sizes = ringPartBytes(vring.num, this.#features);
     for (const part of RING_PARTS) {
-      if (isShared(this.#memory!, vring.addresses[part], sizes[part])) continue;
-      throw new VhostError(
-        EFAULT,
-        request,
-        `the ${part} part of ring ${index} at 0x${vring.addresses[part].toString(16)} is not in shared ` +
-          'memory of a region; start QEMU with -object memory-backend-memfd,id=mem0,size=…,share=on -machine memory-backend=mem0',
-      );
+      const address = vring.addresses[part];
+      if (isReachable(this.#memory!, address, sizes[part])) continue;
+      const what = `the ${part} part of ring ${index} at 0x${address.toString(16)} is not in memory of a region`;
+      const cure = this.#memoryOwned
+        ? ' that the client has mapped to read and write'
+        : `, of those that came with a descriptor; ${SHARED_MEMORY_CURE}`;
+      throw new VhostError(EFAULT, request, what + cure);
     }
   }
 

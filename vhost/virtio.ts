@@ -3,7 +3,22 @@
 import { VIRTIO_NET_HDR_BYTES, VIRTIO_NET_HDR_MRG_RXBUF_BYTES } from '../memory/frame-batch.ts';
 
 // Feature bits, as bit numbers (§5.1.3, §6).
+export const VIRTIO_NET_F_CSUM = 0;
+export const VIRTIO_NET_F_GUEST_CSUM = 1;
+export const VIRTIO_NET_F_MTU = 3;
+export const VIRTIO_NET_F_GUEST_TSO4 = 7;
+export const VIRTIO_NET_F_GUEST_TSO6 = 8;
+export const VIRTIO_NET_F_GUEST_ECN = 9;
+export const VIRTIO_NET_F_HOST_TSO4 = 11;
+export const VIRTIO_NET_F_HOST_TSO6 = 12;
+export const VIRTIO_NET_F_HOST_ECN = 13;
 export const VIRTIO_NET_F_MRG_RXBUF = 15;
+export const VIRTIO_NET_F_CTRL_VQ = 17;
+export const VIRTIO_NET_F_GUEST_ANNOUNCE = 21;
+export const VIRTIO_NET_F_MQ = 22;
+export const VIRTIO_NET_F_GUEST_USO4 = 54;
+export const VIRTIO_NET_F_GUEST_USO6 = 55;
+export const VIRTIO_NET_F_HOST_USO = 56;
 export const VIRTIO_F_NOTIFY_ON_EMPTY = 24;
 export const VIRTIO_F_ANY_LAYOUT = 27;
 export const VIRTIO_RING_F_INDIRECT_DESC = 28;
@@ -14,16 +29,32 @@ export const VIRTIO_F_RING_PACKED = 34;
 export const VIRTIO_F_IN_ORDER = 35;
 
 const FEATURE_NAMES: Record<number, string> = {
+  0: 'CSUM',
+  1: 'GUEST_CSUM',
+  3: 'MTU',
+  7: 'GUEST_TSO4',
+  8: 'GUEST_TSO6',
+  9: 'GUEST_ECN',
+  11: 'HOST_TSO4',
+  12: 'HOST_TSO6',
+  13: 'HOST_ECN',
   15: 'MRG_RXBUF',
+  17: 'CTRL_VQ',
+  21: 'GUEST_ANNOUNCE',
+  22: 'MQ',
   24: 'NOTIFY_ON_EMPTY',
   26: 'LOG_ALL',
   27: 'ANY_LAYOUT',
   28: 'INDIRECT_DESC',
   29: 'EVENT_IDX',
+  30: 'PROTOCOL_FEATURES',
   32: 'VERSION_1',
   33: 'ACCESS_PLATFORM',
   34: 'RING_PACKED',
   35: 'IN_ORDER',
+  54: 'GUEST_USO4',
+  55: 'GUEST_USO6',
+  56: 'HOST_USO',
 };
 
 /** A set of features; bit n of the word is feature number n. */

@@ -12,6 +12,9 @@
  * Two speeds: a chain of one buffer, which nearly all are, is dealt with in the loop of receive and deliver itself; every
  * other goes through the general walk. Both check the same things.
  *
+ * Where memory is private to the client (memory/mirror.ts), all of this happens on a mirror of it: bytes are pulled before
+ * they are looked at, and pushed before they are announced.
+ *
  * What writes to the driver's memory: copies of frames, used entries, their publication, and the wish for kicks; nothing
  * else does. A dirty log and in-flight tracking would hook in there.
  */
@@ -19,6 +22,7 @@ import { signalEventfd } from '../linux/eventfd.ts';
 import { type Address, addressOf } from '../linux/libc.ts';
 import { type FrameBatch, MAX_FRAME_SEGMENTS } from '../memory/frame-batch.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
+import { type Mirror, Transfer } from '../memory/mirror.ts';
 import { type RingError, type RingErrorCode, ringError } from './ring-error.ts';
 import type { RingAddresses } from './split-ring.ts';
 import {
@@ -63,7 +67,7 @@ export interface RingDescription {
   err: number;
 }
 
-/** The ring does not lie in the shared memory of the client. */
+/** The ring does not lie in memory of the client that a region names, or cannot be reached there. */
 export class RingUnmappedError extends Error {
   constructor(message: string) {
     super(message);
@@ -74,9 +78,14 @@ export class RingUnmappedError extends Error {
     const hex = (n: number): string => `0x${n.toString(16)}`;
     return new RingUnmappedError(
       `virtqueue of ${num} entries (desc ${hex(desc)}, avail ${hex(avail)}, used ${hex(used)}) is not in memory that ` +
-        'the client shares; give its guest shared memory (QEMU: memory-backend-memfd,share=on)',
+        'a region of the memory table names and the client has mapped to read and write',
     );
   }
+}
+
+/** Where copies to the private parts of `memory` are noted; null where it has none. */
+export function pushesTo({ mirror }: GuestMemory): Transfer | null {
+  return mirror === null ? null : Transfer.pushes(mirror);
 }
 
 export abstract class Virtqueue {
@@ -101,6 +110,12 @@ export abstract class Virtqueue {
   protected readonly mergeable: boolean;
   protected readonly inOrder: boolean;
   protected memory: GuestMemory;
+  /** What lies behind private memory, and the copies that go there; null where all memory is shared. */
+  protected mirror: Mirror | null;
+  protected pushes: Transfer | null;
+  /** Chains that {@link release} returned to the ring, whose bytes are in the mirror if it has them still. */
+  protected ahead = 0;
+  #aheadTrims = 0;
 
   /** An indirect table, copied before it is looked at. */
   protected readonly table = new Uint32Array((MAX_FRAME_SEGMENTS * VIRTQ_DESC_BYTES) / 4);
@@ -120,6 +135,8 @@ export abstract class Virtqueue {
     const { num, features } = description;
     this.description = description;
     this.memory = memory;
+    this.mirror = memory.mirror;
+    this.pushes = pushesTo(memory);
     this.num = num;
     this.headerBytes = netHeaderBytes(features);
     this.eventIdx = hasFeature(features, VIRTIO_RING_F_EVENT_IDX);
@@ -174,6 +191,69 @@ export abstract class Virtqueue {
    */
   abstract enableNotification(): boolean;
 
+  // ---- private memory
+
+  /** Goes over to another memory, to whose private parts `pushes` lead. */
+  protected turnTo(memory: GuestMemory, pushes: Transfer | null): void {
+    this.memory = memory;
+    this.mirror = memory.mirror;
+    this.pushes = pushes;
+    this.ahead = 0;
+  }
+
+  /**
+   * Pulls the buffers at segments `first`, `first` + `step`, … below `end`, where they are private. Those of chains that
+   * were {@link ahead} are there: the caller has left them out. False: they cannot be had.
+   */
+  protected pullBuffers(mirror: Mirror, batch: FrameBatch, first: number, end: number, step: number): boolean {
+    const { pulls } = mirror;
+    const { segmentAddress, segmentLength } = batch;
+    for (let i = first; i < end; i += step) pulls.add(segmentAddress[i]!, segmentLength[i]!);
+    return pulls.run() || this.unreachable();
+  }
+
+  /** Chains at the head of the ring that need not be pulled again. */
+  protected stillAhead(mirror: Mirror): number {
+    if (mirror.trims !== this.#aheadTrims) {
+      this.#aheadTrims = mirror.trims;
+      this.ahead = 0;
+    }
+    return this.ahead;
+  }
+
+  /** Notes that frames in the mirror are in use, where `taken` chains were taken. */
+  protected lend(taken: number): void {
+    if (this.mirror !== null && taken > 0) this.mirror.users++;
+  }
+
+  /** The end of {@link lend}: of the chains taken `used` were used, and the others return to the ring. */
+  protected takeBack(taken: number, used: number): void {
+    if (this.mirror === null || taken === 0) return;
+    this.mirror.users--;
+    this.ahead = Math.max(this.ahead, taken) - used;
+  }
+
+  /** Notes frames written by FrameBatch.place, to be pushed. */
+  protected pushPlaced(pushes: Transfer, batch: FrameBatch, first: number, end: number): void {
+    for (let i = first; i < end; i++) pushes.add(batch.placeTo[i]!, batch.length[i]! + this.headerBytes);
+  }
+
+  /** Notes the first `total` bytes of the buffers at {@link toAddress}, to be pushed. */
+  protected pushScattered(pushes: Transfer, total: number): void {
+    let left = total;
+    for (let to = 0; left > 0; to++) {
+      const part = Math.min(this.toLength[to]!, left);
+      pushes.add(this.toAddress[to]!, part);
+      left -= part;
+    }
+  }
+
+  /** A copy failed. The ring is broken, unless the client has gone: then it just has nothing more. */
+  protected unreachable(): false {
+    const { faultAddress, errno } = this.mirror!;
+    return this.fail('CLIENT_MEMORY_UNREACHABLE', faultAddress, errno);
+  }
+
   // ---- parts
 
   protected signal(): void {
@@ -221,10 +301,9 @@ export abstract class Virtqueue {
     if (!this.indirect) return this.fail('INDIRECT_NOT_NEGOTIATED', index, len);
     if (len === 0 || len % VIRTQ_DESC_BYTES !== 0) return this.fail('INDIRECT_LENGTH', index, len);
     if (len > this.table.byteLength) return this.fail('INDIRECT_LENGTH', index, len);
-    if (high >= ADDRESS_HIGH_LIMIT || !this.memory.read(high * TWO_32 + low, len, this.#tableAddress)) {
-      return this.fail('INDIRECT_UNMAPPED', index, high * TWO_32 + low);
-    }
-    return true;
+    const guest = high * TWO_32 + low;
+    if (high < ADDRESS_HIGH_LIMIT && this.memory.read(guest, len, this.#tableAddress)) return true;
+    return this.fail('INDIRECT_UNMAPPED', index, guest);
   }
 
   /**
@@ -269,7 +348,9 @@ export abstract class Virtqueue {
     return true;
   }
 
+  /** Breaks the ring, for the first reason that there is. A client that has ended has broken nothing. */
   protected fail(code: RingErrorCode, index: number, value: number): false {
+    if (this.error !== null || this.mirror?.gone) return false;
     this.error = ringError(code, index, value);
     if (this.err !== NO_FD) signalEventfd(this.err);
     return false;

@@ -13,6 +13,7 @@ const DEFAULTS = {
   fdb: { aging: 300, capacity: 16384, perPort: 4096 },
   lane: { spin: 50, count: 1, cpus: [], placement: {}, wasm: true },
   taps: [],
+  ports: [],
 };
 
 /** Every line of what is refused. */
@@ -41,7 +42,11 @@ describe('the configuration', () => {
 
   it('is what the README shows', () => {
     const [, text] = /```yaml\n([^`]+)```/.exec(fs.readFileSync(README, 'utf8')) ?? assert.fail('no YAML there');
-    assert.deepEqual(parseConfig(text!, 'README.md'), { ...DEFAULTS, taps: [{ name: 'host0', persistent: false }] });
+    assert.deepEqual(parseConfig(text!, 'README.md'), {
+      ...DEFAULTS,
+      taps: [{ name: 'host0', persistent: false }],
+      ports: [{ name: 'vm1', vhostUser: { path: '/run/ringswitch/vm1.sock', mode: 'server', queues: 4 } }],
+    });
   });
 
   it('takes every key', () => {
@@ -54,6 +59,11 @@ lane: {spin: 0.5, count: 2, cpus: [1, 0], placement: {vm1: 1, 'tap*': 0}, wasm: 
 taps:
   - {name: host0, persistent: true}
   - name: fifteen-bytes-0
+ports:
+  - {name: vm1, vhostUser: {path: /run/vm1, mode: client, queues: 128}}
+  - name: vm2
+    vhostUser:
+      path: /run/vm2
 `;
     assert.deepEqual(parseConfig(text, 'x'), {
       mount: { path: '/tmp/dev', uid: 1000, gid: 4294967294, mode: 0o600 },
@@ -64,6 +74,10 @@ taps:
       taps: [
         { name: 'host0', persistent: true },
         { name: 'fifteen-bytes-0', persistent: false },
+      ],
+      ports: [
+        { name: 'vm1', vhostUser: { path: '/run/vm1', mode: 'client', queues: 128 } },
+        { name: 'vm2', vhostUser: { path: '/run/vm2', mode: 'server', queues: 1 } },
       ],
     });
   });
@@ -99,12 +113,31 @@ taps:
     ['log: {level: loud}', '1:14: log.level: expected one of error, warn, info, debug, got "loud"'],
     ['log: {format: xml}', '1:15: log.format: expected one of auto, text, json, got "xml"'],
     ['log: {colour: 1}', '1:7: log.colour: unknown key; known are level, format'],
-    ['spin: 50', '1:1: spin: unknown key; known are mount, control, log, fdb, lane, taps'],
-    ['__proto__: {}', '1:1: __proto__: unknown key; known are mount, control, log, fdb, lane, taps'],
+    ['spin: 50', '1:1: spin: unknown key; known are mount, control, log, fdb, lane, taps, ports'],
+    ['__proto__: {}', '1:1: __proto__: unknown key; known are mount, control, log, fdb, lane, taps, ports'],
     ['taps: {}', '1:7: taps: expected a list of taps, got {}'],
     ['taps: [host0]', '1:8: taps[0]: expected a mapping, got "host0"'],
     ['taps: [{name: x, mtu: 9}]', '1:18: taps[0].mtu: unknown key; known are name, persistent'],
     ['taps: [{name: x, persistent: 1}]', '1:30: taps[0].persistent: expected true or false, got 1'],
+    ['ports: {}', '1:8: ports: expected a list of ports, got {}'],
+    ['ports: [{name: x}]', '1:9: ports[0].vhostUser: expected a mapping, got nothing'],
+    ['ports: [{name: x, vhostUser: {}}]', '1:30: ports[0].vhostUser.path: expected an absolute path, got nothing'],
+    [
+      'ports: [{name: x, vhostUser: {path: /x, mode: peer}}]',
+      '1:47: ports[0].vhostUser.mode: expected one of server, client, got "peer"',
+    ],
+    [
+      'ports: [{name: x, vhostUser: {path: /x, queues: 129}}]',
+      '1:49: ports[0].vhostUser.queues: expected a number of queue pairs from 1 to 128, got 129',
+    ],
+    [
+      'ports: [{name: x, vhostUser: {path: /x, reconnect: 1}}]',
+      '1:41: ports[0].vhostUser.reconnect: unknown key; known are path, mode, queues',
+    ],
+    [
+      'ports: [{name: x, vhostUser: {path: /x}}, {name: x, vhostUser: {path: /y}}]',
+      '1:50: ports[1].name: expected a name of its own, got "x"',
+    ],
     ['- a', '1:1: the configuration: expected a mapping, got ["a"]'],
     ['a: [1\nb: 2', '2:1: Flow sequence in block collection must be sufficiently indented and end with a ]'],
     ['log: {}\nlog: {}', '2:1: Map keys must be unique'],

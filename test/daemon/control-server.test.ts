@@ -9,7 +9,7 @@ import { ControlError } from '../../daemon/control.ts';
 import { ControlClient } from '../../daemon/control-client.ts';
 import { ControlServer } from '../../daemon/control-server.ts';
 import { run } from '../../lab/program.ts';
-import { FakeControl, goodRing, guestPort, tapPort } from '../helpers/fake-control.ts';
+import { FakeControl, goodRing, guestPort, tapPort, vhostUserPort } from '../helpers/fake-control.ts';
 
 const DOCUMENT = path.join(import.meta.dirname, '../../docs/control-api.md');
 const MAX_BODY_BYTES = 65_536;
@@ -78,6 +78,9 @@ describe('the control API', () => {
     it('what is changed', async () => {
       assert.deepEqual(await client.post('/v1/ports', { kind: 'tap', name: 'host0' }), tapPort('host0', false));
       await client.post('/v1/ports', { kind: 'tap', name: 'host1', persistent: true });
+      const vhostUser = { name: 'vm1', path: '/run/vm1.sock', mode: 'client', queues: 2 } as const;
+      assert.deepEqual(await client.post('/v1/ports', { kind: 'vhost-user', ...vhostUser }), vhostUserPort(vhostUser));
+      await client.post('/v1/ports', { kind: 'vhost-user', name: 'vm2', path: '/run/vm2.sock' });
       assert.equal(await client.delete('/v1/ports/host0'), null);
       assert.deepEqual(await client.patch('/v1/ports/web1', { link: 'down' }), { ...guestPort(), link: 'down' });
       assert.equal(await client.put('/v1/log', { level: 'debug' }), null);
@@ -86,6 +89,8 @@ describe('the control API', () => {
       assert.deepEqual(control.asked, [
         ['addTap', { name: 'host0', persistent: false }],
         ['addTap', { name: 'host1', persistent: true }],
+        ['addVhostUser', vhostUser],
+        ['addVhostUser', { name: 'vm2', path: '/run/vm2.sock', mode: 'server', queues: 1 }],
         ['removePort', 'host0'],
         ['setPort', 'web1', { link: 'down' }],
         ['setLogLevel', 'debug'],
@@ -111,7 +116,7 @@ describe('the control API', () => {
     it('as its document says', async () => {
       const document = fs.readFileSync(DOCUMENT, 'utf8');
       const examples = [...document.matchAll(/```sh\n(curl [^`]+)\n```\n(?:\n```json\n([^`]+)```\n)?/g)];
-      assert.equal(examples.length, 13);
+      assert.equal(examples.length, 14);
       for (const [, command, answer] of examples) {
         // What curl makes of it; not every machine has curl.
         const words =
@@ -159,10 +164,29 @@ describe('the control API', () => {
     });
 
     const bad: [method: string, target: string, body: string, message: RegExp][] = [
-      ['POST', '/v1/ports', '', /^body: expected a JSON object with the keys kind, name, persistent$/],
+      ['POST', '/v1/ports', '', /^body: expected a JSON object with the key kind$/],
       ['POST', '/v1/ports', '[]', /^body: expected a JSON object/],
       ['POST', '/v1/ports', '{"kind":', /^the body is no JSON: /],
-      ['POST', '/v1/ports', '{"kind":"veth","name":"x"}', /^kind: expected "tap"$/],
+      ['POST', '/v1/ports', '{"kind":"veth","name":"x"}', /^kind: expected "tap" or "vhost-user"$/],
+      ['POST', '/v1/ports', '{"kind":"vhost-user","name":"x"}', /^path: expected an absolute path$/],
+      [
+        'POST',
+        '/v1/ports',
+        '{"kind":"vhost-user","name":"x","path":"/x","mode":"peer"}',
+        /^mode: expected one of server, client$/,
+      ],
+      [
+        'POST',
+        '/v1/ports',
+        '{"kind":"vhost-user","name":"x","path":"/x","queues":0}',
+        /^queues: expected a number of queue pairs from 1 to 128$/,
+      ],
+      [
+        'POST',
+        '/v1/ports',
+        '{"kind":"vhost-user","name":"x","path":"/x","persistent":true}',
+        /unknown key persistent; known are kind, name, path, mode, queues/,
+      ],
       ['POST', '/v1/ports', '{"kind":"tap"}', /^name: expected an interface name of 1 to 15 bytes/],
       ['POST', '/v1/ports', '{"kind":"tap","name":"a/b"}', /^name: expected an interface name/],
       ['POST', '/v1/ports', '{"kind":"tap","name":"ääääääää"}', /^name: expected an interface name/],

@@ -185,7 +185,7 @@ describe('the command line', function () {
       assert.equal(
         stderr,
         `ringswitch: ${config}:1:14: fdb.aging: expected a number of seconds from 10 to 1000000, got "soon"\n` +
-          `ringswitch: ${config}:2:1: spin: unknown key; known are mount, control, log, fdb, lane, taps\n`,
+          `ringswitch: ${config}:2:1: spin: unknown key; known are mount, control, log, fdb, lane, taps, ports\n`,
       );
       assert.equal(status, 2);
       const missing = await ringswitch(['daemon', '--config', path.join(place, 'nowhere.yaml')]);

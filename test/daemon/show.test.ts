@@ -8,7 +8,7 @@ import {
   formatStatus,
   formatTable,
 } from '../../daemon/show.ts';
-import { FakeControl, goodRing, guestPort, tapPort } from '../helpers/fake-control.ts';
+import { FakeControl, goodRing, guestPort, tapPort, vhostUserPort } from '../helpers/fake-control.ts';
 
 const text = (...lines: string[]): string => lines.join('\n');
 
@@ -68,6 +68,15 @@ describe('show', () => {
       ),
     );
     assert.equal(formatPorts([]), 'no ports');
+  });
+
+  it('where a guest over vhost-user is waited for', () => {
+    const note = (mode: 'server' | 'client'): string =>
+      formatPorts([vhostUserPort({ name: 'vm1', path: '/run/vm1.sock', mode, queues: 2 })])
+        .split('\n')
+        .at(-1)!;
+    assert.equal(note('server'), 'vm1: not connected; waits for a peer on /run/vm1.sock');
+    assert.equal(note('client'), 'vm1: not connected; tries to connect to /run/vm1.sock');
   });
 
   it('the learned addresses', () => {

@@ -8,6 +8,7 @@ import {
   type PortStatus,
   type RingRow,
   type Status,
+  type VhostUserOptions,
 } from '../../daemon/control.ts';
 import { newCounters, RX_BYTES, RX_FRAMES, readCounters, TX_DROP_NO_BUFFERS } from '../../switch/counters.ts';
 
@@ -75,6 +76,11 @@ export class FakeControl implements Control {
     return tapPort(options.name, options.persistent);
   }
 
+  async addVhostUser(options: VhostUserOptions): Promise<PortStatus> {
+    this.#note('addVhostUser', options);
+    return vhostUserPort(options);
+  }
+
   async removePort(name: string): Promise<void> {
     this.#note('removePort', name);
   }
@@ -118,6 +124,7 @@ export function guestPort(): PortStatus {
     offloads: ['csum', 'tso4'],
     queues: 1,
     path: 'vhost',
+    vhostUser: null,
     persistent: false,
     clients: [{ pid: 2077, command: 'qemu-system-x86' }],
     mac: '6e:21:0c:9a:44:f3',
@@ -135,6 +142,24 @@ export function tapPort(name: string, persistent: boolean): PortStatus {
     offloads: ['csum', 'tso4', 'tso6', 'tso-ecn'],
     path: 'file',
     persistent,
+    clients: [],
+    mac: null,
+    counters: readCounters(newCounters()),
+  };
+}
+
+/** One that waits for its guest. */
+export function vhostUserPort({ name, path, mode, queues }: VhostUserOptions): PortStatus {
+  return {
+    ...guestPort(),
+    id: 3,
+    name,
+    kind: 'vhost-user',
+    carrier: 'down',
+    offloads: [],
+    queues,
+    path: 'none',
+    vhostUser: { path, mode, connected: false },
     clients: [],
     mac: null,
     counters: readCounters(newCounters()),

@@ -289,13 +289,15 @@ export class PackedDriver {
 
   /** A descriptor as it stands there. */
   peekDescriptor(place: number): { addr: bigint; len: number; id: number; flags: number } {
+    // Flags first: they say whether the rest means anything.
+    const flags = this.#guest.read16(this.#descriptorAt(place) + DESC_FLAGS_AT);
     const bytes = this.#guest.read(this.#descriptorAt(place), DESC_SIZE);
     const view = new DataView(bytes.buffer);
     return {
       addr: view.getBigUint64(0, true),
       len: view.getUint32(DESC_LEN_AT, true),
       id: view.getUint16(DESC_ID_AT, true),
-      flags: view.getUint16(DESC_FLAGS_AT, true),
+      flags,
     };
   }
 

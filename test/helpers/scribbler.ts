@@ -7,9 +7,8 @@ import { viewMemory } from '../../linux/libc.ts';
 import { MAP_SHARED, mmap, munmap, PROT_READ, PROT_WRITE } from '../../linux/mman.ts';
 
 interface Orders {
-  fd: number;
-  /** Bytes of the file to map, and the range of 32-bit words in it to write to. */
-  length: number;
+  /** A file to map, or without one an address of this process; and the range of 32-bit words in it to write to. */
+  memory: { fd?: number; userAddress: number; length: number };
   from: number;
   to: number;
   /** Values for words at byte offset 0, 4, 8 and 12 modulo 16: a descriptor's. */
@@ -40,8 +39,9 @@ export class Scribbler {
   }
 }
 
-function scribble({ fd, length, from, to, values, state }: Orders): void {
-  const address = mmap({ length, prot: PROT_READ | PROT_WRITE, flags: MAP_SHARED, fd });
+function scribble({ memory: { fd, userAddress, length }, from, to, values, state }: Orders): void {
+  const address =
+    fd === undefined ? userAddress : mmap({ length, prot: PROT_READ | PROT_WRITE, flags: MAP_SHARED, fd });
   const words = new Uint32Array(viewMemory(address, length));
   const stop = new Int32Array(state);
   const next = (n: number): number => Math.floor(Math.random() * n);
@@ -54,7 +54,7 @@ function scribble({ fd, length, from, to, values, state }: Orders): void {
       words[word] = choice[next(choice.length)]!;
     }
   }
-  munmap(address, length);
+  if (fd !== undefined) munmap(address, length);
 }
 
 if (!isMainThread && workerData !== null && typeof workerData === 'object' && 'values' in workerData) {

@@ -6,14 +6,25 @@
  */
 import { close } from '../../linux/file.ts';
 import { viewMemory } from '../../linux/libc.ts';
-import { MAP_SHARED, memfd, mmap, munmap, PROT_READ, PROT_WRITE } from '../../linux/mman.ts';
+import {
+  MAP_ANONYMOUS,
+  MAP_PRIVATE,
+  MAP_SHARED,
+  memfd,
+  mmap,
+  munmap,
+  PROT_READ,
+  PROT_WRITE,
+} from '../../linux/mman.ts';
 import type { Arena } from '../../memory/arena.ts';
 import type { ClientMemory } from '../../memory/client-memory.ts';
 import { GuestMemory } from '../../memory/guest-memory.ts';
 import type { RingDescription } from '../../vhost/virtqueue.ts';
-import { wasmArena } from './arenas.ts';
+import { ARENAS, wasmArena } from './arenas.ts';
 
 const PAGE = 4096;
+/** `<sys/mman.h>`. */
+const MAP_FIXED_NOREPLACE = 0x10_0000;
 
 // §2.7.5: struct virtq_desc { le64 addr; le32 len; le16 flags; le16 next; }
 const DESC_SIZE = 16;
@@ -56,6 +67,7 @@ export interface TestRegion {
 }
 
 interface Mapped extends TestRegion {
+  /** -1 for memory that is private to this process, which stands where the client has it. */
   fd: number;
   address: number;
   mappedBytes: number;
@@ -63,37 +75,63 @@ interface Mapped extends TestRegion {
   /** The region and its canaries. */
   all: Uint8Array;
   view: DataView;
+  /** Its 16-bit words: what the other side may look at any time is read and written in one piece. */
+  halves: Uint16Array;
 }
 
 export const CANARY_BYTE = 0xc5;
 
-/** Guest memory of one or more regions, each a memfd of its own, as driver and client see it. */
+/** Which of a guest's regions, by number, are private to the client. */
+export type PrivateRegions = (region: number) => boolean;
+
+/** Kinds of memory, for suites that must hold over all of them: arenas for shared memory, and memory that is not. */
+export const MEMORIES: { name: string; arena: () => Arena; isPrivate?: PrivateRegions }[] = [
+  ...ARENAS,
+  { name: 'over private memory', arena: wasmArena, isPrivate: () => true },
+  { name: 'over private, then shared memory', arena: wasmArena, isPrivate: (region) => region === 0 },
+  { name: 'over shared, then private memory', arena: wasmArena, isPrivate: (region) => region !== 0 },
+];
+
+/**
+ * Guest memory of one or more regions, each a memfd of its own or private to this process, as driver and client see it.
+ */
 export class TestGuest {
   /** What a device fetches of it. */
   readonly client: ClientMemory;
   readonly #regions: Mapped[];
   readonly #devices: GuestMemory[] = [];
 
-  constructor(regions: TestRegion[]) {
-    this.#regions = regions.map((region) => {
+  constructor(regions: TestRegion[], isPrivate: PrivateRegions = () => false) {
+    this.#regions = regions.map((region, i) => {
       const canary = region.canary ?? 0;
       const mappedBytes = Math.ceil((region.size + 2 * canary) / PAGE) * PAGE;
-      const fd = memfd('test-guest', mappedBytes);
-      const address = mmap({ length: mappedBytes, prot: PROT_READ | PROT_WRITE, flags: MAP_SHARED, fd });
+      const mapping = { length: mappedBytes, prot: PROT_READ | PROT_WRITE };
+      const fd = isPrivate(i) ? -1 : memfd('test-guest', mappedBytes);
+      const address =
+        fd >= 0
+          ? mmap({ ...mapping, flags: MAP_SHARED, fd })
+          : mmap({
+              ...mapping,
+              address: region.userAddress - canary,
+              flags: MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE,
+            });
       const bytes = viewMemory(address, mappedBytes);
       const all = new Uint8Array(bytes);
       all.fill(CANARY_BYTE, 0, canary);
       all.fill(CANARY_BYTE, canary + region.size);
-      return { ...region, canary, fd, address, mappedBytes, all, view: new DataView(bytes, canary, region.size) };
+      const view = new DataView(bytes, canary, region.size);
+      const halves = new Uint16Array(bytes, canary, region.size >> 1);
+      return { ...region, canary, fd, address, mappedBytes, all, view, halves };
     });
+    const area = ({ userAddress, canary, mappedBytes }: Mapped) => ({
+      userAddress: userAddress - canary,
+      length: mappedBytes,
+    });
+    const copied = this.#regions.filter(({ fd }) => fd < 0).map(area);
     this.client = {
       regions: regions.map(({ guestAddress, size, userAddress }) => ({ guestAddress, size, userAddress })),
-      areas: this.#regions.map(({ userAddress, canary, mappedBytes, fd }) => ({
-        userAddress: userAddress - canary,
-        length: mappedBytes,
-        fd,
-        offset: 0,
-      })),
+      areas: this.#regions.filter(({ fd }) => fd >= 0).map((one) => ({ ...area(one), fd: one.fd, offset: 0 })),
+      ...(copied.length > 0 ? { copied: { pid: process.pid, areas: copied } } : {}),
     };
   }
 
@@ -140,7 +178,7 @@ export class TestGuest {
 
   read16(guestAddress: number): number {
     const { region, offset } = this.#at(guestAddress);
-    return region.view.getUint16(offset, true);
+    return offset % 2 === 0 ? Atomics.load(region.halves, offset / 2) : region.view.getUint16(offset, true);
   }
 
   read32(guestAddress: number): number {
@@ -150,7 +188,8 @@ export class TestGuest {
 
   write16(guestAddress: number, value: number): void {
     const { region, offset } = this.#at(guestAddress);
-    region.view.setUint16(offset, value, true);
+    if (offset % 2 === 0) Atomics.store(region.halves, offset / 2, value);
+    else region.view.setUint16(offset, value, true);
   }
 
   write32(guestAddress: number, value: number): void {
@@ -176,7 +215,7 @@ export class TestGuest {
     for (const memory of this.#devices.splice(0)) memory.unmap();
     for (const { fd, address, mappedBytes } of this.#regions.splice(0)) {
       munmap(address, mappedBytes);
-      close(fd);
+      if (fd >= 0) close(fd);
     }
   }
 }

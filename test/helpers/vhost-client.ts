@@ -37,8 +37,9 @@ export interface VhostClientOptions {
   name: string;
   /** Shared memory, in bytes. */
   memoryBytes?: number;
-  /** A memfd of that size to share, rather than one of its own. It stays the caller's. */
+  /** A memfd of that size to share, rather than one of its own, or -1 for memory at `memoryAddress`. The caller's it stays. */
   memoryFd?: number;
+  memoryAddress?: number;
   features?: bigint;
   /** Where the receive and the transmit ring lie in the memory. */
   rings?: RingPlace[];
@@ -75,11 +76,18 @@ export class VhostClient {
   readonly fds: RingFds[] = [];
   readonly #memory: number;
   readonly #memoryBytes: number;
+  readonly #memoryOwned: boolean;
   readonly #onStep: (request: string) => void;
 
   /** Attaches and starts both rings. */
   constructor({ tun, vhostNet, name, memoryBytes = 1 << 20, ...options }: VhostClientOptions) {
-    const { memoryFd, features = FEATURES, rings = [defaultPlace(0), defaultPlace(1)], onStep = () => {} } = options;
+    const {
+      memoryFd,
+      memoryAddress = 0,
+      features = FEATURES,
+      rings = [defaultPlace(0), defaultPlace(1)],
+      onStep = () => {},
+    } = options;
     this.#onStep = onStep;
     onStep('open tun');
     this.tun = open(tun, O_RDWR);
@@ -87,9 +95,8 @@ export class VhostClient {
     onStep('open vhost-net');
     this.vhost = open(vhostNet, O_RDWR);
     this.#memoryBytes = memoryBytes;
-    const fd = memoryFd ?? memfd('vhost-client', memoryBytes);
-    this.#memory = mmap({ length: memoryBytes, prot: PROT_READ | PROT_WRITE, flags: MAP_SHARED, fd });
-    if (memoryFd === undefined) close(fd);
+    this.#memoryOwned = memoryFd !== -1;
+    this.#memory = this.#memoryOwned ? mapShared(memoryBytes, memoryFd) : memoryAddress;
     onStep('VHOST_SET_OWNER');
     ioctlValue(this.vhost, VHOST_SET_OWNER, 0, 'VHOST_SET_OWNER');
     this.#ioctl(this.vhost, 'VHOST_SET_FEATURES', VHOST_SET_FEATURES, new BigUint64Array([features]));
@@ -138,6 +145,14 @@ export class VhostClient {
   close(first: 'tun' | 'vhost' = 'vhost'): void {
     const files = first === 'tun' ? [this.tun, this.vhost] : [this.vhost, this.tun];
     for (const fd of [...files, ...this.fds.flatMap(Object.values)]) close(fd);
-    munmap(this.#memory, this.#memoryBytes);
+    if (this.#memoryOwned) munmap(this.#memory, this.#memoryBytes);
   }
+}
+
+/** A mapping of a file, or of one of its own. */
+function mapShared(length: number, file?: number): number {
+  const fd = file ?? memfd('vhost-client', length);
+  const address = mmap({ length, prot: PROT_READ | PROT_WRITE, flags: MAP_SHARED, fd });
+  if (file === undefined) close(fd);
+  return address;
 }

@@ -1,11 +1,15 @@
-/** A guest in a few lines: a client of the clones with rings that carry frames, well-behaved until a test pokes it. */
+/** A guest in a few lines: a client with rings that carry frames, well-behaved until a test pokes it. */
 import { drainEventfd, signalEventfd } from '../../linux/eventfd.ts';
 import { POLLIN, PollSet } from '../../linux/poll.ts';
 import { MRG_RXBUF, SplitDriver, TestGuest, VERSION_1 } from './split-driver.ts';
 import { DELIVERY_MS } from './tun-client.ts';
-import { VhostClient } from './vhost-client.ts';
+import { type RingPlace, VhostClient } from './vhost-client.ts';
 
 const MEMORY_BYTES = 1 << 20;
+/** Where private memory stands, of one guest and of the next. */
+const PRIVATE_AT = 0x7000_0000_0000;
+const PRIVATE_STEP = 0x1000_0000;
+let privateGuests = 0;
 const NUM = 64;
 const FEATURES = VERSION_1 | MRG_RXBUF;
 const HEADER_BYTES = 12;
@@ -14,26 +18,43 @@ const BUFFER_BYTES = 4096;
 const RX_BUFFERS = 0x10000;
 const TX_BUFFERS = RX_BUFFERS + NUM * BUFFER_BYTES;
 
-export class VhostGuest implements Disposable {
+/** What a guest's rings are served by. */
+export interface RingClient {
+  /** By ring: receive, transmit. */
+  readonly fds: readonly { kick: number; call: number; err: number }[];
+  close(): void;
+}
+
+/** What a client has to tell about the guest: all of its memory, and the places of its rings in there. */
+export interface GuestParts {
+  memoryBytes: number;
+  /** -1: the memory is private to this process, and stands at `memoryAddress`. */
+  memoryFd: number;
+  memoryAddress: number;
+  features: bigint;
+  rings: RingPlace[];
+}
+
+export class RingGuest<Client extends RingClient> implements Disposable {
   readonly guest: TestGuest;
   readonly rx: SplitDriver;
   readonly tx: SplitDriver;
-  readonly client: VhostClient;
+  readonly client: Client;
   readonly #received: Buffer[] = [];
 
-  constructor({ tun, vhostNet, name }: { tun: string; vhostNet: string; name: string }) {
-    // Addresses are offsets: the client says where the memory really is.
-    this.guest = new TestGuest([{ guestAddress: 0, userAddress: 0, size: MEMORY_BYTES }]);
-    const memoryFd = this.guest.client.areas[0]!.fd;
+  constructor(connect: (parts: GuestParts) => Client, privately = false) {
+    // Addresses of shared memory are offsets: the client says where the memory really is.
+    const memoryAddress = privately ? PRIVATE_AT + PRIVATE_STEP * privateGuests++ : 0;
+    const region = { guestAddress: 0, userAddress: memoryAddress, size: MEMORY_BYTES };
+    this.guest = new TestGuest([region], () => privately);
+    const memoryFd = this.guest.client.areas[0]?.fd ?? -1;
     this.rx = new SplitDriver(this.guest, { num: NUM, features: FEATURES, at: 0 });
     this.tx = new SplitDriver(this.guest, { num: NUM, features: FEATURES, at: 0x4000 });
     for (let i = 0; i < NUM; i++) this.#offer(RX_BUFFERS + i * BUFFER_BYTES);
     this.rx.announce();
     try {
-      this.client = new VhostClient({
-        ...{ tun, vhostNet, name, memoryBytes: MEMORY_BYTES, memoryFd, features: FEATURES },
-        rings: [this.rx, this.tx],
-      });
+      const memory = { memoryBytes: MEMORY_BYTES, memoryFd, memoryAddress };
+      this.client = connect({ ...memory, features: FEATURES, rings: [this.rx, this.tx] });
     } catch (error) {
       this.guest.dispose();
       throw error;
@@ -95,5 +116,12 @@ export class VhostGuest implements Disposable {
   [Symbol.dispose](): void {
     this.client.close();
     this.guest.dispose();
+  }
+}
+
+/** A guest of the clones; `privately`: its memory is private to this process. */
+export class VhostGuest extends RingGuest<VhostClient> {
+  constructor({ privately = false, ...clones }: { tun: string; vhostNet: string; name: string; privately?: boolean }) {
+    super((parts) => new VhostClient({ ...clones, ...parts }), privately);
   }
 }

@@ -53,7 +53,7 @@ export function answer(result: number): string {
 /** A place in the memory of a case, whose address is known only when it runs. */
 export type Place = { memory: 'shared' | 'private'; offset: number };
 
-/** A place in memory that is shared (memfd, MAP_SHARED), as a client's has to be for the clones. */
+/** A place in memory that is shared (memfd, MAP_SHARED), as a client's should be for the clones. */
 export const shared = (offset: number): Place => ({ memory: 'shared', offset });
 /** A place in memory that is private to the process. */
 export const privately = (offset: number): Place => ({ memory: 'private', offset });

@@ -3,10 +3,12 @@ import fs from 'node:fs';
 import { close } from '../../linux/file.ts';
 import { viewMemory } from '../../linux/libc.ts';
 import {
+  MADV_DONTNEED,
   MAP_ANONYMOUS,
   MAP_FIXED,
   MAP_PRIVATE,
   MAP_SHARED,
+  madvise,
   memcpy,
   memfd,
   mmap,
@@ -45,6 +47,18 @@ describe('memory mappings', () => {
     munmap(room, 2 * PAGE_SIZE);
     const left = memoryAreas(process.pid).filter((one) => one.start < room + 2 * PAGE_SIZE && one.end > room);
     assert.deepEqual(left, []);
+  });
+
+  it('give pages back by advice, and say so when there are none', () => {
+    const length = 2 * PAGE_SIZE;
+    const address = mmap({ length, prot, flags: MAP_PRIVATE | MAP_ANONYMOUS });
+    const bytes = new Uint8Array(viewMemory(address, length)).fill(1);
+    madvise(address + PAGE_SIZE, PAGE_SIZE, MADV_DONTNEED);
+    assert.deepEqual([bytes[PAGE_SIZE - 1], bytes[PAGE_SIZE]], [1, 0]);
+    munmap(address, length);
+    failsWith('ENOMEM', 'madvise', `address=${hex(address)}, length=8192, advice=4`, () =>
+      madvise(address, length, MADV_DONTNEED),
+    );
   });
 
   it('name call, arguments and reason when they fail', () => {

@@ -1,15 +1,20 @@
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
+import { EFAULT, ESRCH } from '../../linux/errno.ts';
 import { close } from '../../linux/file.ts';
+import { addressOf } from '../../linux/libc.ts';
 import { PAGE_SIZE } from '../../linux/mman.ts';
 import {
   commandName,
   duplicateFrom,
+  IOVEC_BYTES,
   memoryAreas,
   pidfdOpen,
   readProcessMemory,
+  readVector,
   tgidOf,
   writeProcessMemory,
+  writeVector,
 } from '../../linux/process.ts';
 import { ClientProcess } from '../helpers/client-process.ts';
 import { failsWith } from '../helpers/system-error.ts';
@@ -54,6 +59,35 @@ describe('other processes', () => {
     const bytes = Uint8Array.of(1, 2);
     failsWith('EFAULT', 'process_vm_writev', args(page(5), 2), () => writeProcessMemory(pid, page(5), bytes));
     failsWith('EFAULT', 'process_vm_readv', args(2n ** 63n, 1), () => readProcessMemory(pid, 2n ** 63n, 1));
+  });
+
+  describe('by arrays of ranges', () => {
+    const here = new Uint8Array(100);
+    const iovecs = (...ranges: [address: number | bigint, length: number][]): BigUint64Array =>
+      BigUint64Array.from(ranges.flatMap(([address, length]) => [BigInt(address), BigInt(length)]));
+
+    it('have their memory read and written in the order of the arrays', () => {
+      const local = iovecs([addressOf(here) + 1, 2], [addressOf(here) + 10, 3]);
+      const remote = iovecs([page(4), 2], [page(1), 3]);
+      assert.equal(readVector(pid, addressOf(local), addressOf(remote), 2), 5);
+      assert.deepEqual([...here.subarray(0, 14)], [0, 0xa4, 0xa4, ...new Array(7).fill(0), 0xa1, 0xa1, 0xa1, 0]);
+      here.fill(7);
+      assert.equal(writeVector(pid, addressOf(local), addressOf(remote), 2), 5);
+      assert.deepEqual([...readProcessMemory(pid, page(4), 3)], [7, 7, 0xa4]);
+      writeProcessMemory(pid, page(4), new Uint8Array(2).fill(0xa4));
+      writeProcessMemory(pid, page(1), new Uint8Array(3).fill(0xa1));
+    });
+
+    it('give fewer bytes where memory ends, and minus the errno where there is none', () => {
+      const local = iovecs([addressOf(here), 8], [addressOf(here) + 8, 8]);
+      const remote = iovecs([page(4), 8], [page(6), 8]);
+      const nowhere = addressOf(remote) + IOVEC_BYTES;
+      assert.equal(readVector(pid, addressOf(local), addressOf(remote), 2), 8);
+      assert.equal(readVector(pid, addressOf(local), nowhere, 1), -EFAULT);
+      assert.equal(writeVector(pid, addressOf(local), nowhere, 1), -EFAULT);
+      assert.equal(readVector(NO_PID, addressOf(local), addressOf(remote), 1), -ESRCH);
+      assert.equal(writeVector(NO_PID, addressOf(local), addressOf(remote), 1), -ESRCH);
+    });
   });
 
   it('say ESRCH when they are not there', () => {

@@ -16,7 +16,7 @@ import {
 
 export interface ClientLayout {
   pid: number;
-  /** Seven pages and a gap: shared, shared of the same file further on, shared of another file, private, read-only, none. */
+  /** Pages: 0, 1 shared; 2 of the same file further on; 3 of another file; 4 private; 5 read-only; 7 private of a file; else none. */
   base: number;
   /** A descriptor of its own, for pidfd_getfd. */
   fd: number;

@@ -1,17 +1,31 @@
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
-import { PAGE_SIZE } from '../../linux/mman.ts';
+import {
+  MAP_ANONYMOUS,
+  MAP_PRIVATE,
+  madvise,
+  mmap,
+  munmap,
+  PAGE_SIZE,
+  PROT_READ,
+  PROT_WRITE,
+} from '../../linux/mman.ts';
 import {
   type ClientMemory,
   fetchClientMemory,
-  isShared,
+  isPrivate,
+  isReachable,
   type MemoryRegion,
+  privateBytes,
   release,
   sharedBytes,
 } from '../../memory/client-memory.ts';
 import { GuestMemory } from '../../memory/guest-memory.ts';
 import { wasmArena } from '../helpers/arenas.ts';
 import { ClientProcess } from '../helpers/client-process.ts';
+
+/** `<sys/mman.h>`. */
+const MADV_DONTFORK = 10;
 
 const openDescriptors = (): number => fs.readdirSync('/proc/self/fd').length;
 
@@ -60,11 +74,41 @@ describe('client memory', () => {
     assert.equal(sharedBytes(memory), 4 * PAGE_SIZE);
   });
 
-  it('leaves private and read-only mappings out', () => {
-    for (const page of [4, 5, 6, 7]) {
+  it('leaves read-only mappings out, and what is none', () => {
+    for (const page of [5, 6, 8]) {
       const memory = fetch(region(page, 1));
-      assert.deepEqual(memory.areas, [], `page ${page}`);
-      assert.equal(sharedBytes(memory), 0);
+      assert.deepEqual([memory.areas, memory.copied], [[], undefined], `page ${page}`);
+      assert.deepEqual([sharedBytes(memory), privateBytes(memory)], [0, 0]);
+    }
+  });
+
+  it('notes the pages of private mappings that regions touch', () => {
+    const memory = fetch(region(3, 1), { ...region(4, 0), size: 100, userAddress: base + 4 * PAGE_SIZE + 50 });
+    assert.deepEqual(memory.copied, { pid, areas: [{ userAddress: base + 4 * PAGE_SIZE, length: PAGE_SIZE }] });
+    assert.deepEqual(pagesOf(memory), [[3, 1, 1]]);
+    assert.deepEqual([sharedBytes(memory), privateBytes(memory)], [PAGE_SIZE, 100]);
+    assert.equal(fetch(region(0, 4)).copied, undefined);
+    assert.deepEqual(fetch(region(7, 1)).copied?.areas, [{ userAddress: base + 7 * PAGE_SIZE, length: PAGE_SIZE }]);
+  });
+
+  it('joins private parts that touch, and keeps others apart', () => {
+    const length = 8 * PAGE_SIZE;
+    const start = mmap({ length, prot: PROT_READ | PROT_WRITE, flags: MAP_PRIVATE | MAP_ANONYMOUS });
+    try {
+      // Another advice makes an area of its own.
+      madvise(start + PAGE_SIZE, PAGE_SIZE, MADV_DONTFORK);
+      const part = (page: number, pages: number): MemoryRegion => ({
+        guestAddress: page * PAGE_SIZE,
+        size: pages * PAGE_SIZE,
+        userAddress: start + page * PAGE_SIZE,
+      });
+      const { copied } = fetchClientMemory(process.pid, [part(5, 1), part(0, 3), part(2, 1), part(6, 1)]);
+      assert.deepEqual(copied?.areas, [
+        { userAddress: start, length: 3 * PAGE_SIZE },
+        { userAddress: start + 5 * PAGE_SIZE, length: 2 * PAGE_SIZE },
+      ]);
+    } finally {
+      munmap(start, length);
     }
   });
 
@@ -117,25 +161,36 @@ describe('client memory', () => {
     assert(openDescriptors() <= before, 'no descriptor stays open');
   });
 
-  describe('isShared', () => {
-    it('wants every byte in some region and in a shared mapping', () => {
+  describe('isReachable', () => {
+    const at = (page: number, bytes = 0): number => base + page * PAGE_SIZE + bytes;
+
+    it('wants every byte in some region and in a mapping', () => {
       const memory = fetch(region(0, 1), region(1, 4), region(8, 1));
-      const at = (page: number, bytes = 0): number => base + page * PAGE_SIZE + bytes;
-      assert.equal(isShared(memory, at(0), 4 * PAGE_SIZE), true, 'over regions, areas and files');
-      assert.equal(isShared(memory, at(0), 4 * PAGE_SIZE + 1), false, 'into private memory');
-      assert.equal(isShared(memory, at(0, -1), 2), false, 'before the first');
-      assert.equal(isShared(memory, at(4), 1), false, 'private');
-      assert.equal(isShared(memory, at(8), 1), false, 'nothing there');
-      assert.equal(isShared(memory, at(3, PAGE_SIZE - 1), 1), true);
+      assert.equal(
+        isReachable(memory, at(0), 5 * PAGE_SIZE),
+        true,
+        'over regions, areas and files, private memory too',
+      );
+      assert.equal(isReachable(memory, at(0), 5 * PAGE_SIZE + 1), false, 'into read-only memory');
+      assert.equal(isReachable(memory, at(0, -1), 2), false, 'before the first');
+      assert.equal(isReachable(memory, at(8), 1), false, 'nothing there');
+      assert.equal(isReachable(memory, at(3, PAGE_SIZE - 1), 1), true);
     });
 
     it('takes regions in any order, overlapping or not', () => {
       const memory = fetch(region(2, 2), region(0, 2), region(1, 2));
-      assert.equal(isShared(memory, base, 4 * PAGE_SIZE), true);
+      assert.equal(isReachable(memory, base, 4 * PAGE_SIZE), true);
       const gap = fetch(region(3, 1), region(0, 2));
-      assert.equal(isShared(gap, base, 2 * PAGE_SIZE), true);
-      assert.equal(isShared(gap, base, 3 * PAGE_SIZE), false);
-      assert.equal(isShared(gap, base + PAGE_SIZE, 3 * PAGE_SIZE), false);
+      assert.equal(isReachable(gap, base, 2 * PAGE_SIZE), true);
+      assert.equal(isReachable(gap, base, 3 * PAGE_SIZE), false);
+      assert.equal(isReachable(gap, base + PAGE_SIZE, 3 * PAGE_SIZE), false);
+    });
+
+    it('tells whether a byte of a range is private', () => {
+      const memory = fetch(region(0, 5));
+      assert.equal(isPrivate(memory, at(0), 4 * PAGE_SIZE), false);
+      assert.equal(isPrivate(memory, at(0), 4 * PAGE_SIZE + 1), true);
+      assert.equal(isPrivate(memory, at(5), 1), false);
     });
   });
 });

@@ -74,6 +74,64 @@ describe('FrameRing', () => {
     assert.equal(consumer.peek(), 10);
   });
 
+  it('shows what was staged when it is published, all of it at once', () => {
+    const { producer, consumer } = pair(256);
+    for (let round = 0; round < 20; round++) {
+      const lengths = [30 + round, 0, 40];
+      for (const [i, length] of lengths.entries()) {
+        const to = producer.reserve(length);
+        assert.notEqual(to, 0);
+        fillRecord(memory, to - buffer.address, length, i);
+        producer.stage(length);
+        assert.equal(consumer.peek(), -1, `record ${i} of round ${round} shows too early`);
+      }
+      assert.equal(producer.publishStaged(), false);
+      for (const [i, length] of lengths.entries()) {
+        assertRecord(consumer, length, i);
+        consumer.consume(length);
+      }
+      assert.equal(consumer.peek(), -1);
+    }
+  });
+
+  it('is full of what was staged, as of what was published; a refusal harms neither', () => {
+    const { producer, consumer } = pair(256);
+    let staged = 0;
+    for (; producer.reserve(48) !== 0; staged++) producer.stage(48);
+    assert.equal(staged, 4);
+    assert.equal(consumer.peek(), -1);
+    producer.publishStaged();
+    for (let i = 0; i < staged; i++) {
+      assert.equal(consumer.peek(), 48);
+      consumer.consume(48);
+    }
+    assert.equal(consumer.peek(), -1);
+    assert.equal(push(producer, 112, 1), true);
+    assertRecord(consumer, 112, 1);
+  });
+
+  it('publishes what was staged with the next commit', () => {
+    const { producer, consumer } = pair(256);
+    producer.reserve(10);
+    producer.stage(10);
+    push(producer, 20, 1);
+    assert.equal(consumer.peek(), 10);
+    consumer.consume(10);
+    assertRecord(consumer, 20, 1);
+  });
+
+  it('asks for a signal when staged records are published, not before', () => {
+    const { producer, consumer } = pair(256);
+    assert.equal(consumer.sleep(), true);
+    for (let i = 0; i < 2; i++) {
+      producer.reserve(1);
+      producer.stage(1);
+    }
+    assert.equal(consumer.sleep(), true, 'nothing shows yet');
+    assert.equal(producer.publishStaged(), true);
+    assert.equal(producer.publishStaged(), false, 'once');
+  });
+
   it('takes no record longer than maxRecord, and that one at every place', () => {
     const { producer, consumer } = pair(256);
     assert.equal(producer.maxRecord, 112);

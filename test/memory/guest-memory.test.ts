@@ -2,8 +2,8 @@ import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import fc from 'fast-check';
 import { close } from '../../linux/file.ts';
-import { addressOf, SystemError } from '../../linux/libc.ts';
-import { memfd } from '../../linux/mman.ts';
+import { addressOf, SystemError, viewMemory } from '../../linux/libc.ts';
+import { MAP_ANONYMOUS, MAP_PRIVATE, memfd, mmap, munmap, PROT_READ, PROT_WRITE } from '../../linux/mman.ts';
 import { memoryAreas } from '../../linux/process.ts';
 import type { Arena } from '../../memory/arena.ts';
 import type { ClientMemory, MemoryRegion, SharedArea } from '../../memory/client-memory.ts';
@@ -275,6 +275,82 @@ function suite(arena: () => Arena): void {
       },
     );
     assert.equal(memfds(), before);
+  });
+
+  describe('of which parts are private to the client', () => {
+    /** Three pages of this process, the client: all private, holding 1, 2 and 3. */
+    let base: number;
+    const descriptorsNow = (): number => fs.readdirSync('/proc/self/fd').length;
+    const copied = (...pages: number[]): ClientMemory['copied'] => ({
+      pid: process.pid,
+      areas: pages.map((page) => ({ userAddress: base + page * PAGE, length: PAGE })),
+    });
+    const mapCopied = (client: ClientMemory): GuestMemory => {
+      const memory = new GuestMemory(client, arena());
+      memories.push(memory);
+      return memory;
+    };
+    const region = (pages: number): MemoryRegion => ({ guestAddress: 0, size: pages * PAGE, userAddress: base });
+
+    beforeEach(() => {
+      base = mmap({ length: 3 * PAGE, prot: PROT_READ | PROT_WRITE, flags: MAP_PRIVATE | MAP_ANONYMOUS });
+      const bytes = new Uint8Array(viewMemory(base, 3 * PAGE));
+      for (const page of [0, 1, 2]) bytes.fill(page + 1, page * PAGE, (page + 1) * PAGE);
+    });
+    afterEach(() => munmap(base, 3 * PAGE));
+
+    it('mirrors them, empty until something is pulled', () => {
+      const memory = mapCopied({ regions: [region(3)], areas: [], copied: copied(0, 2) });
+      const address = memory.translate(0, PAGE);
+      assert.equal(memory.translateUser(base, PAGE), address);
+      assert.deepEqual([memory.contiguous(PAGE), memory.translateUser(base + PAGE, 1)], [0, 0]);
+      assert.equal(address % PAGE, base % PAGE);
+      assert.deepEqual(bytesAt(memory, address, PAGE), new Uint8Array(PAGE));
+      memory.mirror!.pulls.add(address, 5);
+      assert.equal(memory.mirror!.pulls.run(), true);
+      assert.deepEqual([...bytesAt(memory, address, 6)], [1, 1, 1, 1, 1, 0]);
+      assert.equal(memory.mappedBytes, 0);
+    });
+
+    it('reads them, and says when they are not there any more', () => {
+      const memory = mapCopied({ regions: [region(3)], areas: [], copied: copied(1, 2) });
+      const back = new Uint8Array(10);
+      assert.equal(memory.read(2 * PAGE - 5, 10, addressOf(back)), true);
+      assert.deepEqual([...back], [2, 2, 2, 2, 2, 3, 3, 3, 3, 3]);
+      munmap(base + 2 * PAGE, PAGE);
+      assert.equal(memory.read(2 * PAGE - 5, 10, addressOf(back)), false);
+    });
+
+    it('keeps them out of what kernels may touch, and takes no kernels where most is private', () => {
+      const shared = area(base + PAGE, frameBytes(PAGE, 9));
+      const half = mapCopied({ regions: [region(2)], areas: [shared], copied: copied(0) });
+      assert.equal(half.kernels, arena().wasm);
+      assert.notEqual(half.translate(PAGE + 7, 1), 0);
+      assert.deepEqual([half.start, half.end, half.sharedEnd], [PAGE, 2 * PAGE, 2 * PAGE]);
+      assert.notEqual(half.translate(7, 1), 0);
+      assert.deepEqual([half.start, half.end, half.sharedEnd], [0, PAGE, 0]);
+      assert.equal(half.translate(PAGE - 1, 2), 0, 'a border between the two');
+      const most = mapCopied({ regions: [region(3)], areas: [shared], copied: copied(0, 2) });
+      assert.equal(most.kernels, null);
+    });
+
+    it('takes the mirror away with unmap, and holds nothing of the process then', () => {
+      const before = descriptorsNow();
+      const memory = mapCopied({ regions: [region(3)], areas: [], copied: copied(0) });
+      assert.equal(descriptorsNow(), before + 1);
+      memory.unmap();
+      assert.equal(descriptorsNow(), before);
+      assert.deepEqual([memory.translate(0, 1), memory.translateUser(base, 1), memory.sharedEnd], [0, 0, 0]);
+    });
+
+    it('leaves nothing when the process is gone', () => {
+      const before = descriptorsNow();
+      const gone = { ...copied(0)!, pid: 2 ** 22 + 1 };
+      assert.throws(() => new GuestMemory({ regions: [region(3)], areas: [], copied: gone }, arena()), {
+        code: 'ESRCH',
+      });
+      assert.equal(descriptorsNow(), before);
+    });
   });
 
   it('agrees with a page table, byte by byte', () => {

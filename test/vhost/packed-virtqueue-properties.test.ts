@@ -7,7 +7,7 @@ import { BATCH_FRAMES, MAX_FRAME_BYTES, MIN_FRAME_BYTES } from '../../memory/fra
 import type { GuestMemory } from '../../memory/guest-memory.ts';
 import { PackedVirtqueue } from '../../vhost/packed-virtqueue.ts';
 import { BUFFER_TOO_SMALL, NO_BUFFERS, NO_REFUSAL } from '../../vhost/virtqueue.ts';
-import { ARENAS, emptyBatch } from '../helpers/arenas.ts';
+import { emptyBatch } from '../helpers/arenas.ts';
 import { appendFrame, cut, frameBytes, frameOf, join } from '../helpers/frame-bytes.ts';
 import {
   EVENT_DESC,
@@ -22,6 +22,7 @@ import {
   EVENT_IDX,
   IN_ORDER,
   INDIRECT_DESC,
+  MEMORIES,
   MRG_RXBUF,
   type TestBuffer,
   TestGuest,
@@ -82,7 +83,7 @@ const wish = fc.record({
   ahead: fc.nat(MAX_NUM),
 });
 
-for (const { name, arena } of ARENAS) {
+for (const { name, arena, isPrivate } of MEMORIES) {
   describe(`PackedVirtqueue against a model, ${name}`, function () {
     this.timeout(60_000);
     let guest: TestGuest;
@@ -90,10 +91,13 @@ for (const { name, arena } of ARENAS) {
     /** Two mappings of it, to go over from one to the other. */
     let memories: GuestMemory[];
     before(() => {
-      guest = new TestGuest([
-        { guestAddress: 0, size: BORDER, userAddress: 0x7000_0000_0000, canary: 4096 },
-        { guestAddress: BORDER, size: GUEST_END - BORDER, userAddress: 0x7100_0000_0000, canary: 4096 },
-      ]);
+      guest = new TestGuest(
+        [
+          { guestAddress: 0, size: BORDER, userAddress: 0x7000_0000_0000, canary: 4096 },
+          { guestAddress: BORDER, size: GUEST_END - BORDER, userAddress: 0x7100_0000_0000, canary: 4096 },
+        ],
+        isPrivate,
+      );
       memories = [guest.map(arena()), guest.map(arena())];
       call = eventfd();
     });

@@ -5,7 +5,7 @@ import { BATCH_FRAMES, type FrameBatch } from '../../memory/frame-batch.ts';
 import { packBase, unpackBase } from '../../vhost/packed-ring.ts';
 import { PackedVirtqueue } from '../../vhost/packed-virtqueue.ts';
 import { BUFFER_TOO_SMALL, NO_BUFFERS, NO_REFUSAL, RingUnmappedError } from '../../vhost/virtqueue.ts';
-import { ARENAS, emptyBatch } from '../helpers/arenas.ts';
+import { emptyBatch } from '../helpers/arenas.ts';
 import { appendFrame, frameBytes, frameOf, join } from '../helpers/frame-bytes.ts';
 import { deliverOne } from '../helpers/one-frame.ts';
 import {
@@ -23,6 +23,7 @@ import {
   F_WRITE,
   IN_ORDER,
   INDIRECT_DESC,
+  MEMORIES,
   MRG_RXBUF,
   TestGuest,
   VERSION_1,
@@ -33,7 +34,7 @@ const DATA_AT = MIB;
 const HEADER = new Uint8Array(12);
 const BUFFER = 2048;
 
-for (const { name, arena } of ARENAS) {
+for (const { name, arena, isPrivate } of MEMORIES) {
   describe(`PackedVirtqueue ${name}`, () => {
     let guest: TestGuest;
     let batch: FrameBatch;
@@ -42,7 +43,10 @@ for (const { name, arena } of ARENAS) {
     let queue: PackedVirtqueue;
 
     beforeEach(() => {
-      guest = new TestGuest([{ guestAddress: 0, size: 4 * MIB, userAddress: 0x7000_0000_0000, canary: 4096 }]);
+      guest = new TestGuest(
+        [{ guestAddress: 0, size: 4 * MIB, userAddress: 0x7000_0000_0000, canary: 4096 }],
+        isPrivate,
+      );
       batch = emptyBatch(arena());
       call = eventfd();
     });

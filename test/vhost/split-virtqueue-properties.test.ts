@@ -9,7 +9,7 @@ import type { GuestMemory } from '../../memory/guest-memory.ts';
 import { SplitVirtqueue } from '../../vhost/split-virtqueue.ts';
 import { VIRTIO_NET_HDR_F_NEEDS_CSUM } from '../../vhost/virtio.ts';
 import { BUFFER_TOO_SMALL, NO_BUFFERS, NO_REFUSAL } from '../../vhost/virtqueue.ts';
-import { ARENAS, emptyBatch } from '../helpers/arenas.ts';
+import { emptyBatch } from '../helpers/arenas.ts';
 import { appendFrame, cut, frameBytes, frameOf, join } from '../helpers/frame-bytes.ts';
 import {
   crosses,
@@ -17,8 +17,10 @@ import {
   EVENT_IDX,
   IN_ORDER,
   INDIRECT_DESC,
+  MEMORIES,
   MRG_RXBUF,
   NOTIFY_ON_EMPTY,
+  type PrivateRegions,
   SplitDriver,
   type TestBuffer,
   TestGuest,
@@ -100,18 +102,23 @@ const disturb = fc.record({
 });
 const wish = fc.record({ kind: fc.constant('wish' as const), usedEvent: fc.nat(20), noInterrupt: fc.boolean() });
 
-for (const { name, arena } of ARENAS) describe(`SplitVirtqueue against a model ${name}`, () => suite(arena));
+for (const { name, arena, isPrivate } of MEMORIES) {
+  describe(`SplitVirtqueue against a model ${name}`, () => suite(arena, isPrivate));
+}
 
-function suite(arena: () => Arena): void {
+function suite(arena: () => Arena, isPrivate?: PrivateRegions): void {
   let guest: TestGuest;
   let call: number;
   /** Two mappings of it, to go over from one to the other. */
   let memories: GuestMemory[];
   before(() => {
-    guest = new TestGuest([
-      { guestAddress: 0, size: BORDER, userAddress: 0x7000_0000_0000, canary: 4096 },
-      { guestAddress: BORDER, size: GUEST_END - BORDER, userAddress: 0x7100_0000_0000, canary: 4096 },
-    ]);
+    guest = new TestGuest(
+      [
+        { guestAddress: 0, size: BORDER, userAddress: 0x7000_0000_0000, canary: 4096 },
+        { guestAddress: BORDER, size: GUEST_END - BORDER, userAddress: 0x7100_0000_0000, canary: 4096 },
+      ],
+      isPrivate,
+    );
     memories = [guest.map(arena()), guest.map(arena())];
     call = eventfd();
   });

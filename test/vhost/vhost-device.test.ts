@@ -25,7 +25,6 @@ import {
   PROT_WRITE,
 } from '../../linux/mman.ts';
 import {
-  type MemoryTable,
   type RawVringAddresses,
   type RingBackend,
   SUPPORTED_BACKEND_FEATURES,
@@ -33,7 +32,8 @@ import {
   VhostDevice,
   VhostError,
 } from '../../vhost/vhost-device.ts';
-import { type RingDescription, RingUnmappedError } from '../../vhost/virtqueue.ts';
+import { RingUnmappedError } from '../../vhost/virtqueue.ts';
+import { FakeRingBackend } from '../helpers/fake-ring-backend.ts';
 
 const PID = process.pid;
 const MEMORY_BYTES = 0x10_0000;
@@ -47,53 +47,6 @@ const VHOST_F_LOG_ALL = 1n << 26n;
 const RING_PACKED = 1n << 34n;
 
 const openDescriptors = (): number => fs.readdirSync('/proc/self/fd').length;
-
-/** A lane that runs nothing and remembers everything. */
-class FakeBackend implements RingBackend {
-  readonly calls: string[] = [];
-  readonly started = new Map<number, RingDescription>();
-  readonly running = new Set<number>();
-  memory: MemoryTable | null = null;
-  base = 0;
-  /** What the next startRing or setMemory fails with. */
-  failure: Error | null = null;
-
-  #fail(): void {
-    const { failure } = this;
-    this.failure = null;
-    if (failure) throw failure;
-  }
-
-  async startRing(index: number, memory: MemoryTable, ring: RingDescription): Promise<void> {
-    this.calls.push(`start ${index}`);
-    this.#fail();
-    this.memory = memory;
-    this.started.set(index, ring);
-    this.running.add(index);
-  }
-
-  async stopRing(index: number): Promise<number> {
-    this.calls.push(`stop ${index}`);
-    this.started.delete(index);
-    this.running.delete(index);
-    return this.base;
-  }
-
-  async ringBase(index: number): Promise<number> {
-    this.calls.push(`base ${index}`);
-    return this.base;
-  }
-
-  async setMemory(memory: MemoryTable): Promise<void> {
-    this.calls.push('memory');
-    this.#fail();
-    this.memory = memory;
-  }
-
-  async setRingFds(index: number, fds: { kick: number; call: number; err: number }): Promise<void> {
-    this.calls.push(`fds ${index} ${fds.kick} ${fds.call} ${fds.err}`);
-  }
-}
 
 /** That an act is refused with this errno, by its name in the message. */
 async function refuses(errno: number, message: RegExp, act: () => unknown): Promise<void> {
@@ -111,7 +64,7 @@ async function refuses(errno: number, message: RegExp, act: () => unknown): Prom
 
 describe('VhostDevice', () => {
   let device: VhostDevice;
-  let backend: FakeBackend;
+  let backend: FakeRingBackend;
   let shared: number;
   let privateMemory: number;
   let descriptorsBefore: number;
@@ -120,7 +73,7 @@ describe('VhostDevice', () => {
   beforeEach(() => {
     descriptorsBefore = openDescriptors();
     device = new VhostDevice();
-    backend = new FakeBackend();
+    backend = new FakeRingBackend();
     memoryFd = memfd('guest', MEMORY_BYTES);
     const prot = PROT_READ | PROT_WRITE;
     shared = mmap({ length: MEMORY_BYTES, prot, flags: MAP_SHARED, fd: memoryFd });
@@ -482,7 +435,7 @@ describe('VhostDevice', () => {
 
     it('needs a memory table first, also to stop', async () => {
       for (const resolve of [never, async () => null]) {
-        await refuses(EFAULT, /ring 0: VHOST_SET_MEM_TABLE comes first/, () => device.setBackend(0, resolve));
+        await refuses(EFAULT, /ring 0: a memory table comes first/, () => device.setBackend(0, resolve));
       }
     });
 
@@ -590,26 +543,47 @@ describe('VhostDevice', () => {
       await setUp();
       await run();
       backend.base = 123;
-      const other = new FakeBackend();
+      const other = new FakeRingBackend();
       await run(0, other);
       assert.deepEqual(backend.calls, ['start 0', 'stop 0']);
       assert.deepEqual(other.calls, ['start 0']);
       assert.equal(other.started.get(0)!.base, 123);
     });
 
-    it('names the part of a ring that is in private memory, and the cure', async () => {
+    it('takes a ring whose parts are in private memory', async () => {
       await device.setMemTable(PID, [region(), { ...region(privateMemory), guestAddress: BigInt(MEMORY_BYTES) }]);
       device.setVringNum(0, 256);
       const places = { desc: DESC, avail: AVAIL, used: USED };
       for (const [part, at] of Object.entries(places)) {
         device.setVringAddr(0, addresses({ [part]: BigInt(privateMemory + at) }));
-        await refuses(
-          EFAULT,
-          new RegExp(`the ${part} part of ring 0 at 0x[0-9a-f]+ is not in shared .*memory-backend-memfd.*share=on`),
-          () => run(),
-        );
+        await run();
+        await run(0, null);
+      }
+      assert.equal(device.memory?.copied?.pid, PID);
+    });
+
+    it('names the part of a ring that the client has not mapped to write', async () => {
+      const readOnly = mmap({ length: MEMORY_BYTES, prot: PROT_READ, flags: MAP_PRIVATE | MAP_ANONYMOUS });
+      try {
+        await device.setMemTable(PID, [region(), { ...region(readOnly), guestAddress: BigInt(MEMORY_BYTES) }]);
+        device.setVringNum(0, 256);
+        const places = { desc: DESC, avail: AVAIL, used: USED };
+        for (const [part, at] of Object.entries(places)) {
+          device.setVringAddr(0, addresses({ [part]: BigInt(readOnly + at) }));
+          const message = `the ${part} part of ring 0 at 0x[0-9a-f]+ is not in memory of a region that the client has mapped`;
+          await refuses(EFAULT, new RegExp(message), () => run());
+        }
+      } finally {
+        munmap(readOnly, MEMORY_BYTES);
       }
       assert.deepEqual(backend.calls, []);
+    });
+
+    it('names the cure where memory comes with descriptors, and the ring is in none of it', async () => {
+      await device.setMemory({ regions: [], areas: [] }, 'VHOST_USER_SET_MEM_TABLE');
+      device.setVringNum(0, 256);
+      device.setVringAddr(0, addresses());
+      await refuses(EFAULT, /the desc part of ring 0 .*memory-backend-memfd.*share=on/, () => run());
     });
 
     it('refuses a ring in shared memory that no region names', async () => {

@@ -81,21 +81,4 @@ describe('guests that fail', function () {
       await orphan.stop();
     }
   });
-
-  it('a guest without shared memory falls back to the file, and the log says which option it wants', async () => {
-    await using daemon = await DaemonProcess.start();
-    const [shared, secret] = await bootGuests(
-      daemon,
-      { name: 'shared', number: 1 },
-      { name: 'private', number: 2, machine: { sharedMemory: false } },
-    );
-    try {
-      assert.equal((await daemon.port('private')).path, 'file');
-      assert.match(daemon.log, /memory-backend-memfd.*share=on/);
-      await assertPings(shared!, 2);
-      await assertTransfer(secret!, 2, shared!, 2);
-    } finally {
-      await Promise.all([shared?.stop(), secret?.stop()]);
-    }
-  });
 });

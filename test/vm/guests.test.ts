@@ -106,6 +106,36 @@ describe('QEMU guests', function () {
     await assertNoGuestPorts(daemon);
   });
 
+  for (const device of ['packed=off', 'packed=on', 'mrg_rxbuf=off,indirect_desc=off,event_idx=off']) {
+    it(`exchange files without shared memory, with one warning (${device})`, async () => {
+      const logged = daemon.log.length;
+      const [plain, secret] = await bootGuests(
+        daemon,
+        { name: 'plain', number: 1 },
+        { name: 'secret', number: 2, device, machine: { sharedMemory: false } },
+      );
+      try {
+        assert.equal((await daemon.port('plain')).path, 'vhost');
+        assert.equal((await daemon.port('secret')).path, 'vhost-copied');
+        await assertPings(plain!, 2);
+        await assertPings(secret!, 1);
+        await assertTransfer(plain!, 1, secret!, FILE_MIB);
+        await assertTransfer(secret!, 2, plain!, FILE_MIB);
+        const rings = (await daemon.rings()).filter(({ port }) => port === 'secret');
+        assert.deepEqual(
+          rings.map(({ error }) => error),
+          [null, null],
+        );
+        const warnings = daemon.log.slice(logged).match(/.*is private to it: every batch of frames costs .*/g) ?? [];
+        assert.equal(warnings.length, 1, warnings.join('\n'));
+        assert.match(warnings[0]!, /secret: .*qemu.*memory-backend-memfd.*share=on/);
+      } finally {
+        await Promise.all([plain, secret].map((guest) => guest?.stop()));
+      }
+      await assertNoGuestPorts(daemon);
+    });
+  }
+
   it('run on descriptors that somebody else opened (fd=, vhostfd=)', async () => {
     const tun = open(daemon.tun, O_RDWR | O_NONBLOCK);
     const vhostNet = open(daemon.vhostNet, O_RDWR);
