@@ -4,7 +4,6 @@
  * The text is the source; the assembled bytes lie beside it, and a test compares the two. `npm run kernels` assembles.
  */
 import fs from 'node:fs';
-import v8 from 'node:v8';
 import type { Address } from '../linux/libc.ts';
 
 /** What the assembled module exports. Addresses are absolute; `list` and `batch` are offsets in the arena, below 2^31. */
@@ -73,19 +72,9 @@ const TWO_52_BITS = 0x4330_0000_0000_0000n;
 
 let compiled: WebAssembly.Module | undefined;
 
-/**
- * Compiles the kernels, with V8's optimizing compiler alone: they are fast from the first frame on, and V8 never stops in
- * the midst of one to exchange its code, at which it died once (WasmTriggerTierUp: "it->second.Size() > offset").
- */
-function compile(): WebAssembly.Module {
-  v8.setFlagsFromString('--no-liftoff');
-  v8.setFlagsFromString('--no-wasm-dynamic-tiering');
-  return new WebAssembly.Module(fs.readFileSync(new URL('./kernels/kernels.wasm', import.meta.url)));
-}
-
 /** Instantiates the kernels over `memory`, which stands at `base` in this process. */
 export function instantiateKernels(memory: WebAssembly.Memory, base: Address, far: FarKernels): WasmKernels {
-  compiled ??= compile();
+  compiled ??= new WebAssembly.Module(fs.readFileSync(new URL('./kernels/kernels.wasm', import.meta.url)));
   const constant = (value: bigint) => new WebAssembly.Global({ value: 'i64' }, value);
   const arena = { memory, base: constant(BigInt(base)), origin: constant(BigInt(base) + TWO_52_BITS), ...far };
   return new WebAssembly.Instance(compiled, { arena }).exports as WasmKernels;
