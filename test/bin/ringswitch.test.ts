@@ -26,7 +26,10 @@ describe('bin/ringswitch', () => {
       cwd: '/',
       encoding: 'utf8',
     });
-    assert.equal(stdout, `[${root}/node_modules/.bin/node][--no-liftoff][--no-wasm-dynamic-tiering][${root}/daemon/main.ts][show][a b][]`);
+    assert.equal(
+      stdout,
+      `[${root}/node_modules/.bin/node][--no-liftoff][--no-wasm-dynamic-tiering][${root}/daemon/main.ts][show][a b][]`,
+    );
     assert.equal(status, 0);
   });
 
