@@ -3,10 +3,13 @@
  * sent back to where it came from, and the figure is what the loop sustains. The switch runs on CPU 0, the guests on 1.
  *
  * The switches take turns within a round, since the machine's own speed changes from minute to minute: only figures of one
- * call compare. A round in which a switch did not get its processor is thrown away as a whole and repeated.
+ * call compare. A round in which a switch did not get its processor is thrown away as a whole and repeated. How far the two
+ * CPUs were from each other is measured before and after each run, while the loop goes on, and tells runs apart that do not
+ * compare (cpu-distance.ts).
  */
 import { tail } from '../lab/words.ts';
 import { cpuSeconds, machine } from './cpu.ts';
+import { cacheLineNs, groupByDistance, sameDistance } from './cpu-distance.ts';
 import { Guests, type LoopCounts, type Ring } from './guests.ts';
 import { pause } from './pause.ts';
 import { median } from './statistics.ts';
@@ -41,6 +44,8 @@ export interface ForwardRun {
   start_lost: number;
   /** Frames in the loop at the end of the run. */
   circulating: number;
+  /** Round trip of a cache line between the switch's CPU and the guests', before and after, in ns. */
+  cache_line_ns: [number, number];
 }
 
 /** A run that gave no figure. */
@@ -68,14 +73,25 @@ export interface ForwardOptions {
 /** Median of ringswitch by median of the other, by frame size. */
 export type Ratios = Partial<Record<SwitchName, Record<string, number>>>;
 
-export interface ForwardResult {
-  machine: ReturnType<typeof machine>;
-  runs: ForwardRun[];
+export interface DistanceSummary extends Summary {
+  /** The shortest and the longest round trip of a cache line among these runs, in ns. */
+  cache_line_ns: [number, number];
+  runs: number;
+}
+
+interface Summary {
   medians: Pick<ForwardRun, 'switch' | 'size' | 'ring' | 'mpps' | 'gbps' | 'busy_ns_per_frame'>[];
   /** With split rings. */
   ratio: Ratios;
   /** With packed rings. */
   ratio_packed?: Ratios;
+}
+
+export interface ForwardResult extends Summary {
+  machine: ReturnType<typeof machine>;
+  runs: ForwardRun[];
+  /** The medians and ratios of runs alone before and after which the CPUs were equally far from each other. The nearest first. */
+  by_distance: DistanceSummary[];
   /** Rounds thrown away because a switch was starved. */
   discarded: ForwardRun[];
   failed: FailedRun[];
@@ -112,7 +128,7 @@ export async function forward(options: ForwardOptions): Promise<ForwardResult> {
       }
     }
   }
-  return { machine: machine(), runs, ...summarize(runs), discarded, failed };
+  return { machine: machine(), runs, ...summarize(runs), by_distance: summarizeByDistance(runs), discarded, failed };
 }
 
 interface Cell {
@@ -159,13 +175,16 @@ async function runLoop(bench: BenchSwitch, { size, ring, round }: Cell, seconds:
   const start = await guests.firstBurst(size);
   await guests.startLoop(size);
   await pause(SETTLE_SECONDS);
+  const near = await cacheLineNs(SWITCH_CPU, GUEST_CPU);
   const { mpps, switchCpu, busy } = await measure(bench, [guests], seconds);
+  const cacheLine: [number, number] = [near, await cacheLineNs(SWITCH_CPU, GUEST_CPU)];
   const circulating = await guests.stopLoop();
   if (mpps === 0) throw new Error(`no frame came round in ${seconds} seconds; ${circulating} were still in the rings`);
   return {
     ...{ switch: bench.name, size, ring, round, mpps, gbps: (mpps * size * BITS) / MEGA_TO_GIGA },
     ...{ switch_cpu: switchCpu, busy_ns_per_frame: busy },
     ...{ start_frames: start.frames, start_dropped: start.dropped, start_lost: start.lost, circulating },
+    cache_line_ns: cacheLine,
   };
 }
 
@@ -196,7 +215,7 @@ async function countAll(loops: Guests[]): Promise<LoopCounts[]> {
 }
 
 /** Medians over the rounds, and the ratios of ringswitch's to the others'. */
-export function summarize(runs: ForwardRun[]): Pick<ForwardResult, 'medians' | 'ratio' | 'ratio_packed'> {
+export function summarize(runs: ForwardRun[]): Summary {
   const groups = Map.groupBy(runs, (run) => `${run.switch} ${run.size} ${run.ring}`);
   const medians = [...groups.values()].map((group) => {
     const { switch: name, size, ring } = group[0]!;
@@ -221,6 +240,19 @@ export function summarize(runs: ForwardRun[]): Pick<ForwardResult, 'medians' | '
   return { medians, ratio: ratios('split'), ...(packed ? { ratio_packed: ratios('packed') } : {}) };
 }
 
+/** Runs that compare: those before and after which a line took the same time, apart from those of other times. */
+export function groupRuns(runs: ForwardRun[]): ForwardRun[][] {
+  const still = runs.filter((run) => sameDistance(run.cache_line_ns));
+  return groupByDistance(still, (run) => Math.max(...run.cache_line_ns));
+}
+
+function summarizeByDistance(runs: ForwardRun[]): DistanceSummary[] {
+  return groupRuns(runs).map((group) => {
+    const times = group.flatMap((run) => run.cache_line_ns);
+    return { cache_line_ns: [Math.min(...times), Math.max(...times)], runs: group.length, ...summarize(group) };
+  });
+}
+
 export function percent(share: number): string {
   return `${Math.round(share * 100)} %`;
 }
@@ -231,29 +263,41 @@ function nanoseconds(busy: number | null): string {
 
 export function runLine(run: ForwardRun): string {
   const { size, ring, mpps, gbps, switch_cpu: cpu, busy_ns_per_frame: busy } = run;
+  const distance = run.cache_line_ns.map((ns) => ns.toFixed(0)).join(' and ');
   return (
     `${run.round}. ${run.switch.padEnd(10)} ${String(size).padStart(4)} B ${ring.padEnd(6)} ${mpps.toFixed(2).padStart(6)} Mpps ` +
     `${gbps.toFixed(2).padStart(6)} Gbit/s  ${nanoseconds(busy)}, ${percent(cpu)} CPU, ` +
+    `${distance} ns a line, ` +
     `start lost ${run.start_lost} and dropped ${run.start_dropped} of ${run.start_frames}, ${run.circulating} at the end`
   );
 }
 
-/** The medians and ratios, a line each. */
-export function summaryLines(result: ForwardResult): string[] {
-  const lines = result.medians.map(
+function linesOf({ medians, ratio, ratio_packed: packed }: Summary): string[] {
+  const lines = medians.map(
     ({ switch: name, size, ring, mpps, gbps, busy_ns_per_frame: busy }) =>
       `median ${name.padEnd(10)} ${String(size).padStart(4)} B ${ring.padEnd(6)} ${mpps.toFixed(2).padStart(6)} Mpps ` +
       `${gbps.toFixed(2).padStart(6)} Gbit/s  ${nanoseconds(busy)}`,
   );
   const all: [Ring, Ratios | undefined][] = [
-    ['split', result.ratio],
-    ['packed', result.ratio_packed],
+    ['split', ratio],
+    ['packed', packed],
   ];
   for (const [ring, ratios = {}] of all) {
     for (const [peer, sizes] of Object.entries(ratios)) {
       const words = Object.entries(sizes).map(([size, value]) => `${value.toFixed(2)} at ${size} B`);
       lines.push(`ringswitch / ${peer}, ${ring}: ${words.join(', ')}`);
     }
+  }
+  return lines;
+}
+
+/** The medians and ratios, a line each: of all runs, and of those that compare. */
+export function summaryLines(result: ForwardResult): string[] {
+  const lines = linesOf(result);
+  for (const { cache_line_ns: times, runs, ...summary } of result.by_distance) {
+    const [shortest, longest] = times.map((ns) => ns.toFixed(0));
+    lines.push(`where a cache line took ${shortest} to ${longest} ns there and back (${runs} runs):`);
+    lines.push(...linesOf(summary).map((line) => `  ${line}`));
   }
   const starved = result.discarded.length;
   if (starved > 0) lines.push(`${starved} runs belong to rounds that were discarded, since a switch was starved`);

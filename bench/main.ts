@@ -10,7 +10,7 @@ import { interrupt } from './pause.ts';
 import { plotForward } from './plot.ts';
 import { scale } from './scale.ts';
 import { starts } from './starts.ts';
-import { steady } from './steady.ts';
+import { spreadLine, steady } from './steady.ts';
 import { SWITCHES } from './switches.ts';
 
 const STARVED = 'share of its processor under which a switch counts as starved, and the round is repeated';
@@ -50,10 +50,11 @@ program
   .option('--starved <share>', STARVED, share, FULL_CPU)
   .action(async ({ json, ...options }) => {
     const result = await steady({ ...options, report: print });
-    const { min, median, max, slowest_to_median: share } = result;
-    print(
-      `min ${min.toFixed(2)}, median ${median.toFixed(2)}, max ${max.toFixed(2)} Mpps; slowest / median ${share.toFixed(2)}`,
-    );
+    print(spreadLine(result));
+    for (const spread of result.spreads) {
+      const { runs, cache_line_ns: ns } = spread;
+      print(`where a cache line took ${ns.toFixed(0)} ns there and back (${runs} runs): ${spreadLine(spread)}`);
+    }
     write(json, result);
   });
 

@@ -4,7 +4,7 @@ import { type ForwardRun, summarize, summaryLines } from '../../bench/forward.ts
 function run(name: ForwardRun['switch'], mpps: number, more: Partial<ForwardRun> = {}): ForwardRun {
   return {
     ...{ switch: name, size: 64, ring: 'split', round: 1, mpps, gbps: mpps / 2, switch_cpu: 1, busy_ns_per_frame: 100 },
-    ...{ start_frames: 384, start_dropped: 0, start_lost: 0, circulating: 384, ...more },
+    ...{ start_frames: 384, start_dropped: 0, start_lost: 0, circulating: 384, cache_line_ns: [140, 150], ...more },
   };
 }
 
@@ -60,7 +60,14 @@ describe('the summary of forward', () => {
   it('tells what gave no figure, and why', () => {
     const machine = { cpu: 'x', kernel: 'y', node: 'z' };
     const failure = { switch: 'ringswitch' as const, size: 64, ring: 'packed' as const, round: 2, reason: 'why\nmore' };
-    const result = { machine, runs, ...summarize(runs), discarded: [run('ovs-dpdk', 1)], failed: [failure] };
+    const result = {
+      machine,
+      runs,
+      ...summarize(runs),
+      by_distance: [],
+      discarded: [run('ovs-dpdk', 1)],
+      failed: [failure],
+    };
     const lines = summaryLines(result);
     assert.ok(lines.includes('ringswitch / ovs-dpdk, split: 2.00 at 64 B, 2.00 at 1514 B'), lines.join('\n'));
     assert.ok(lines.includes('no figure: 2. ringswitch 64 B packed: why'), lines.join('\n'));
