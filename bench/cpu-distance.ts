@@ -8,7 +8,7 @@
 import { Worker } from 'node:worker_threads';
 
 /** Distances that differ by less than this factor are one. */
-const SAME = 2;
+const SAME = 1.8;
 const WORKER = new URL('./cpu-distance-worker.ts', import.meta.url);
 
 export interface DistanceJob {
@@ -49,12 +49,12 @@ export function sameDistance(distances: number[]): boolean {
   return Math.max(...distances) < SAME * Math.min(...distances);
 }
 
-/** Puts together what was measured at the same distance, the nearest first; `of` tells an item's distance in ns. */
+/** Puts together what has no gap of a factor SAME in between, the nearest first; `of` tells an item's distance in ns. */
 export function groupByDistance<T>(items: T[], of: (item: T) => number): T[][] {
   const groups: T[][] = [];
   for (const item of items.toSorted((a, b) => of(a) - of(b))) {
     const group = groups.at(-1);
-    if (group && sameDistance([of(group[0]!), of(item)])) group.push(item);
+    if (group && sameDistance([of(group.at(-1)!), of(item)])) group.push(item);
     else groups.push([item]);
   }
   return groups;

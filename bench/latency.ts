@@ -9,7 +9,13 @@
  * - `paced`: a frame every 200 µs. The lane spins for a while and then sleeps, as it is configured (lane.spin).
  * - `loaded`: back to back, while two more guests, played by the same thread, keep a closed loop of LOAD_FRAMES going.
  *   `load_mpps` is what they got through. The lane serves them before or after, in batches.
+ *
+ * What waking costs on this machine is measured beside them: `bare` is a thread on CPU 0 that sleeps in poll(2) and does
+ * nothing but answer, kicked as often as `idle` kicks the lane. An idle round trip wakes the lane once.
  */
+import { Worker } from 'node:worker_threads';
+import { eventfd, signalEventfd } from '../linux/eventfd.ts';
+import { close } from '../linux/file.ts';
 import { setAffinity } from '../linux/process.ts';
 import { machine } from './cpu.ts';
 import { DriverGuest } from './driver-guest.ts';
@@ -48,6 +54,13 @@ export interface LatencyRun {
   load_mpps: number;
 }
 
+/** What latency-sleeper.ts is given: it counts up the first word at each kick, until that word is negative. */
+export interface SleeperJob {
+  kick: number;
+  answers: Int32Array;
+  cpu: number;
+}
+
 export interface LatencyOptions {
   modes: LatencyMode[];
   /** Measured in each mode. */
@@ -57,6 +70,8 @@ export interface LatencyOptions {
 
 export interface LatencyResult {
   machine: ReturnType<typeof machine>;
+  /** From the kick of a sleeping thread to its answer. */
+  bare: Pick<LatencyRun, 'p50_us' | 'p99_us' | 'max_us'>;
   runs: LatencyRun[];
 }
 
@@ -70,12 +85,46 @@ export async function latency({ modes, seconds, report = () => {} }: LatencyOpti
     const run = await measureMode(bench.daemon, mode, seconds);
     runs.push(run);
     const load = run.load_mpps > 0 ? `, beside ${run.load_mpps.toFixed(2)} Mpps` : '';
-    const times = `p50 ${run.p50_us.toFixed(1)} µs, p99 ${run.p99_us.toFixed(1)} µs, max ${run.max_us.toFixed(0)} µs`;
     report(
-      `${mode.padEnd(6)} ${times}; ${run.round_trips} round trips, ${run.lost} lost, ${run.kicks.toFixed(2)} kicks each${load}`,
+      `${mode.padEnd(6)} ${timesLine(run)}; ${run.round_trips} round trips, ${run.lost} lost, ${run.kicks.toFixed(2)} kicks each${load}`,
     );
   }
-  return { machine: machine(), runs };
+  const bare = await measureBare(seconds);
+  report(`bare   ${timesLine(bare)}: a thread that sleeps and answers, and nothing else`);
+  return { machine: machine(), bare, runs };
+}
+
+function timesLine({ p50_us: p50, p99_us: p99, max_us: max }: LatencyResult['bare']): string {
+  return `p50 ${p50.toFixed(1)} µs, p99 ${p99.toFixed(1)} µs, max ${max.toFixed(0)} µs`;
+}
+
+async function measureBare(seconds: number): Promise<LatencyResult['bare']> {
+  setAffinity([GUEST_CPU]);
+  const kick = eventfd();
+  const answers = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
+  const workerData: SleeperJob = { kick, answers, cpu: SWITCH_CPU };
+  const worker = new Worker(new URL('./latency-sleeper.ts', import.meta.url), { workerData });
+  try {
+    await new Promise((resolve, reject) => {
+      worker.once('message', resolve);
+      worker.once('error', reject);
+    });
+    const times: number[] = [];
+    for (let trip = 1; trip <= Math.ceil((seconds * 1000) / INTERVAL_MS.idle); trip++) {
+      await pause(0);
+      spend(INTERVAL_MS.idle, () => {});
+      const start = performance.now();
+      signalEventfd(kick);
+      while (Atomics.load(answers, 0) !== trip);
+      times.push((performance.now() - start) * US_PER_MS);
+    }
+    return { p50_us: percentile(times, 0.5), p99_us: percentile(times, 0.99), max_us: percentile(times, 1) };
+  } finally {
+    Atomics.store(answers, 0, -1);
+    signalEventfd(kick);
+    await worker.terminate();
+    close(kick);
+  }
 }
 
 async function measureMode(

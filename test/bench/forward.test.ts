@@ -1,12 +1,9 @@
 import assert from 'node:assert/strict';
-import { type ForwardRun, summarize, summaryLines } from '../../bench/forward.ts';
+import { type DistanceSummary, type ForwardRun, summarize, summaryLines } from '../../bench/forward.ts';
+import { anyRun } from './any-run.ts';
 
-function run(name: ForwardRun['switch'], mpps: number, more: Partial<ForwardRun> = {}): ForwardRun {
-  return {
-    ...{ switch: name, size: 64, ring: 'split', round: 1, mpps, gbps: mpps / 2, switch_cpu: 1, busy_ns_per_frame: 100 },
-    ...{ start_frames: 384, start_dropped: 0, start_lost: 0, circulating: 384, cache_line_ns: [140, 150], ...more },
-  };
-}
+const run = (name: ForwardRun['switch'], mpps: number, more: Partial<ForwardRun> = {}): ForwardRun =>
+  anyRun({ switch: name, mpps, gbps: mpps / 2, ...more });
 
 describe('the summary of forward', () => {
   const runs = [
@@ -60,16 +57,19 @@ describe('the summary of forward', () => {
   it('tells what gave no figure, and why', () => {
     const machine = { cpu: 'x', kernel: 'y', node: 'z' };
     const failure = { switch: 'ringswitch' as const, size: 64, ring: 'packed' as const, round: 2, reason: 'why\nmore' };
+    const far: DistanceSummary = { cache_line_ns: [600, 700], runs: 4, ...summarize(runs.slice(0, 6)) };
     const result = {
       machine,
       runs,
       ...summarize(runs),
-      by_distance: [],
+      by_distance: [far],
       discarded: [run('ovs-dpdk', 1)],
       failed: [failure],
     };
     const lines = summaryLines(result);
     assert.ok(lines.includes('ringswitch / ovs-dpdk, split: 2.00 at 64 B, 2.00 at 1514 B'), lines.join('\n'));
+    const at = lines.indexOf('where a cache line took 600 to 700 ns there and back (4 runs):');
+    assert.ok(at > 0 && lines.slice(at).includes('  ringswitch / ovs-dpdk, split: 2.00 at 64 B'), lines.join('\n'));
     assert.ok(lines.includes('no figure: 2. ringswitch 64 B packed: why'), lines.join('\n'));
     assert.ok(lines.some((line) => line.startsWith('1 runs belong to rounds that were discarded')));
   });
