@@ -1,7 +1,5 @@
 /** The control API: HTTP and JSON on a Unix socket that only its owner may open (docs/control-api.md). */
-import fs from 'node:fs';
 import http from 'node:http';
-import net from 'node:net';
 import path from 'node:path';
 import { z } from 'zod';
 import type { Log } from '../fuse/log.ts';
@@ -16,11 +14,11 @@ import {
   vhostUserQueues,
 } from './config.ts';
 import { type Control, ControlError } from './control.ts';
+import { freeSocketPath, makePrivately } from './socket-file.ts';
 
 const MAX_BODY_BYTES = 65_536;
 /** A client has this long to say what it wants. */
 const REQUEST_TIMEOUT_MS = 10_000;
-const SOCKET_UMASK = 0o177; // leaves mode 0600
 
 /** One resource: its methods by name. `name` is what stands where the route has NAME. */
 interface Route {
@@ -129,7 +127,7 @@ export class ControlServer {
 
   /** Listens on `socket`. Rejects when another daemon does; a dead daemon's socket is replaced. */
   static async start(socket: string, control: Control, log: Log): Promise<ControlServer> {
-    await removeDeadSocket(socket);
+    await freeControlSocket(socket);
     makeDirectory(path.dirname(socket), 'control.socket');
     const server = new ControlServer(control, log);
     await server.#listen(socket);
@@ -147,12 +145,7 @@ export class ControlServer {
     return new Promise((resolve, reject) => {
       this.#server.once('error', (error) => reject(new Error(`cannot listen on the control socket: ${error.message}`)));
       // bind(2) happens inside listen(), so there is no moment with another mode.
-      const umask = process.umask(SOCKET_UMASK);
-      try {
-        this.#server.listen(socket, () => resolve());
-      } finally {
-        process.umask(umask);
-      }
+      makePrivately(() => this.#server.listen(socket, () => resolve()));
     });
   }
 
@@ -236,19 +229,13 @@ async function readBody(request: http.IncomingMessage): Promise<unknown> {
   }
 }
 
-/** Removes a socket that nobody listens on. Rejects when somebody does, or when it is no socket. */
-async function removeDeadSocket(socket: string): Promise<void> {
-  const stat = fs.statSync(socket, { throwIfNoEntry: false });
-  if (!stat) return;
-  if (!stat.isSocket())
+/** Throws when the socket's place is taken. */
+async function freeControlSocket(socket: string): Promise<void> {
+  const state = await freeSocketPath(socket);
+  if (state === 'no socket') {
     throw new Error(`${socket} exists and is no socket; remove it, or set control.socket to another path`);
-  const alive = await new Promise<boolean>((resolve) => {
-    const probe = net.connect(socket, () => {
-      probe.destroy();
-      resolve(true);
-    });
-    probe.on('error', () => resolve(false));
-  });
-  if (alive) throw new Error(`another daemon listens on ${socket}; stop it, or set control.socket to another path`);
-  fs.unlinkSync(socket);
+  }
+  if (state === 'alive') {
+    throw new Error(`another daemon listens on ${socket}; stop it, or set control.socket to another path`);
+  }
 }

@@ -87,11 +87,6 @@ export class Lanes extends EventEmitter<{ event: [LaneEvent]; died: [Error] }> {
     return Promise.all(this.all.filter((lane) => lane !== except).map((lane) => lane.call(command, ...args)));
   }
 
-  /** Which lane that is, for people. */
-  indexOf(lane: LaneClient): number {
-    return this.all.indexOf(lane);
-  }
-
   /** What each lane has done. */
   async load(): Promise<LaneRow[]> {
     const loads = await this.callAll('load', []);

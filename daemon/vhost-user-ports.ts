@@ -8,7 +8,6 @@
  * Without a connection frames for the port are dropped, and counted as tx_drop_link_down.
  */
 import fs from 'node:fs';
-import net from 'node:net';
 import path from 'node:path';
 import type { Log } from '../fuse/log.ts';
 import { makeDirectory } from '../fuse/make-directory.ts';
@@ -25,14 +24,13 @@ import type { VhostUserTarget } from '../vhost/vhost-user-session.ts';
 import { VIRTIO_NET_HDR_MRG_RXBUF_BYTES } from '../vhost/virtio.ts';
 import type { RingDescription } from '../vhost/virtqueue.ts';
 import { ControlError, type PortStatus, type VhostUserOptions } from './control.ts';
+import { freeSocketPath, makePrivately } from './socket-file.ts';
 import type { SwitchPorts } from './switch-ports.ts';
 import { VhostUserConnection } from './vhost-user-connection.ts';
 
 /** In client mode: how long to wait before the next try, doubled each time up to the most. */
 const FIRST_DELAY_MS = 100;
 const MAX_DELAY_MS = 2000;
-/** bind(2) makes the socket with mode 0600; it gets its own before anybody can connect. */
-const SOCKET_UMASK = 0o177;
 
 /** Who may connect to a socket that we make. */
 export interface SocketOwner {
@@ -195,15 +193,11 @@ class VhostUserPort implements VhostUserTarget {
 
   async listen({ uid, gid, mode }: SocketOwner): Promise<void> {
     const socket = this.#path;
-    await removeDeadSocket(socket);
+    await freePortSocket(socket);
     try {
       makeDirectory(path.dirname(socket), 'the vhost-user socket');
-      const umask = process.umask(SOCKET_UMASK);
-      try {
-        this.#listener = bindUnix(socket);
-      } finally {
-        process.umask(umask);
-      }
+      // It gets its own mode before anybody can connect.
+      this.#listener = makePrivately(() => bindUnix(socket));
       this.#inode = fs.statSync(socket).ino;
       fs.chownSync(socket, uid, gid);
       fs.chmodSync(socket, mode);
@@ -318,21 +312,14 @@ class VhostUserPort implements VhostUserTarget {
   }
 }
 
-/** Removes a socket that nobody listens on. ControlError when somebody does, or when it is no socket. */
-async function removeDeadSocket(socket: string): Promise<void> {
-  const stat = fs.statSync(socket, { throwIfNoEntry: false });
-  if (!stat) return;
-  if (!stat.isSocket()) throw new ControlError(409, 'EEXIST', `${socket} exists and is no socket; choose another path`);
-  const alive = await new Promise<boolean>((resolve) => {
-    const probe = net.connect(socket, () => {
-      probe.destroy();
-      resolve(true);
-    });
-    probe.on('error', ({ code }: NodeJS.ErrnoException) => resolve(code !== 'ECONNREFUSED' && code !== 'ENOENT'));
-  });
-  if (alive) {
+/** Throws ControlError when the socket's place is taken. */
+async function freePortSocket(socket: string): Promise<void> {
+  const state = await freeSocketPath(socket);
+  if (state === 'no socket') {
+    throw new ControlError(409, 'EEXIST', `${socket} exists and is no socket; choose another path`);
+  }
+  if (state === 'alive') {
     const advice = 'choose another path, or let the port connect as a client';
     throw new ControlError(409, 'EADDRINUSE', `another process listens on ${socket}; ${advice}`);
   }
-  fs.rmSync(socket, { force: true });
 }

@@ -6,12 +6,9 @@
 import { EAGAIN, ECONNABORTED, EINTR } from './errno.ts';
 import { close } from './file.ts';
 import { check, lastErrno, libcFunction, SystemError } from './libc.ts';
+import { AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM, SOL_SOCKET } from './socket.ts';
 
-const AF_UNIX = 1;
-const SOCK_STREAM = 1;
 const SOCK_NONBLOCK = 0o4000;
-const SOCK_CLOEXEC = 0o2000000;
-const SOL_SOCKET = 1;
 const SO_PEERCRED = 17;
 /** struct sockaddr_un { sa_family_t family; char path[108]; } */
 const SUN_PATH_OFFSET = 2;

@@ -35,14 +35,8 @@ interface Run {
   address: Address;
 }
 
-interface Mapping {
-  address: Address;
-  length: number;
-}
-
 export class GuestMemory {
   readonly #arena: Arena;
-  readonly #mappings: Mapping[] = [];
   readonly #runs: Run[] = [];
   readonly #mirrored: Run[] = [];
   /** What lies behind the private parts; null where all is shared. */
@@ -89,7 +83,7 @@ export class GuestMemory {
       const length = endOf(areas[last]!) - userAddress;
       const page = Math.max(...areas.slice(first, last + 1).map(({ fd }) => pageBytes(fd)));
       const address = this.#arena.reserve(length, page, userAddress);
-      this.#mappings.push({ address, length });
+      this.#runs.push({ userAddress, length, address });
       for (const area of areas.slice(first, last + 1)) {
         mmap({
           address: address + (area.userAddress - userAddress),
@@ -100,7 +94,6 @@ export class GuestMemory {
           offset: area.offset,
         });
       }
-      this.#runs.push({ userAddress, length, address });
       first = last + 1;
     }
   }
@@ -108,7 +101,7 @@ export class GuestMemory {
   /** Address space for what is private: pages of zeros, of which only those touched take memory. */
   #mirrorArea({ userAddress, length }: PrivateArea): void {
     const address = this.#arena.reserve(length, PAGE_SIZE, userAddress);
-    this.#mappings.push({ address, length });
+    this.#mirrored.push({ userAddress, length, address });
     const flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
     mmap({ address, length, prot: PROT_READ | PROT_WRITE, flags });
     try {
@@ -116,7 +109,6 @@ export class GuestMemory {
     } catch {
       // A kernel without hugepages of this kind needs not be told.
     }
-    this.#mirrored.push({ userAddress, length, address });
   }
 
   #buildSegments({ regions }: ClientMemory): void {
@@ -228,9 +220,8 @@ export class GuestMemory {
 
   /** Takes all mappings away; nothing may touch them any more. */
   unmap(): void {
-    for (const { address, length } of this.#mappings.splice(0)) this.#arena.free(address, length);
-    this.#runs.length = 0;
-    this.#mirrored.length = 0;
+    for (const { address, length } of this.#runs.splice(0)) this.#arena.free(address, length);
+    for (const { address, length } of this.#mirrored.splice(0)) this.#arena.free(address, length);
     this.mirror?.close();
     this.#segments = 0;
     this.start = 0;

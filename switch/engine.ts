@@ -201,11 +201,9 @@ export class Engine {
   /** Tells the other lanes what this lane has heard of so lately from ports of its own, so that it does not age there. */
   #announceHeard(withinSeconds: number): void {
     if (this.#links.length === 0) return;
-    for (const { mac, port, ageSeconds } of this.table.entries(this.#nowSeconds)) {
-      if (ageSeconds > withinSeconds || !this.#ports.has(port)) continue;
-      const digits = mac.replaceAll(':', '');
-      this.#announce(Number.parseInt(digits.slice(0, 4), 16), Number.parseInt(digits.slice(4), 16) | 0, port);
-    }
+    this.table.forEach(this.#nowSeconds, (high, low, port, ageSeconds) => {
+      if (ageSeconds <= withinSeconds && this.#ports.has(port)) this.#announce(high, low, port);
+    });
     for (const { link } of this.#links) link.flush();
   }
 

@@ -13,16 +13,23 @@
  */
 import { signalEventfd } from '../linux/eventfd.ts';
 import { viewMemory } from '../linux/libc.ts';
-import type { FrameBatch } from '../memory/frame-batch.ts';
-import { BATCH_FRAMES } from '../memory/frame-batch.ts';
+import { BATCH_FRAMES, type FrameBatch } from '../memory/frame-batch.ts';
 import { FrameRing, frameRingBytes } from '../memory/frame-ring.ts';
+import { pages } from '../memory/shared-buffer.ts';
 import { TX_DROP_NO_BUFFERS } from './counters.ts';
 import { type FdSink, type PortQueue, TRANSMITTED, type TransmitResult } from './port.ts';
 
 /** Bytes of one ring's data; a power of two, and more than twice the longest record. */
 const RING_BYTES = 1 << 20;
 /** Memory of one direction, in bytes: whole pages. */
-const LINK_RING_BYTES = Math.ceil(frameRingBytes(RING_BYTES) / 4096) * 4096;
+const LINK_RING_BYTES = pages(frameRingBytes(RING_BYTES));
+/** Before the frame in a record. */
+const RECORD_HEADER_BYTES = 16;
+const ID_BYTES = 4;
+const MAC_ADDRESSES_BYTES = 12;
+/** Instead of a port's id: every port of the lane. */
+export const TO_ALL = 0;
+
 /** Bytes of the memory that `lanes` lanes share for their links: a ring for each ordered pair, and unused ones. */
 export function linkMemoryBytes(lanes: number): number {
   return lanes * lanes * LINK_RING_BYTES;
@@ -32,13 +39,6 @@ export function linkMemoryBytes(lanes: number): number {
 export function linkRingOffset(lanes: number, from: number, to: number): number {
   return (from * lanes + to) * LINK_RING_BYTES;
 }
-
-/** Before the frame in a record. */
-const RECORD_HEADER_BYTES = 16;
-const ID_BYTES = 4;
-const MAC_ADDRESSES_BYTES = 12;
-/** Instead of a port's id: every port of the lane. */
-export const TO_ALL = 0;
 
 /** What {@link LaneLink.onAnnouncement} is told: the address as LearningTable.learn takes it, and the port. */
 type Announcement = (high: number, low: number, port: number) => void;

@@ -127,8 +127,8 @@ export class Lane {
     },
   };
   readonly #mapped = new Map<number, MappedMemory>();
-  /** Memory table and description of each running ring. */
   readonly #load: LaneLoad = { breaths: 0, emptyBreaths: 0, frames: 0, busyNs: 0, sleeps: 0, arena: '' };
+  /** Memory table and description of each running ring. */
   readonly #running = new Map<Virtqueue, { table: number; description: RingDescription }>();
   #stopped = false;
 

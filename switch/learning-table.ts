@@ -271,17 +271,30 @@ export class LearningTable {
    * makes an object per entry. Do not change the table between two steps.
    */
   *entries(nowSeconds: number): Generator<LearnedAddress, void, undefined> {
-    const now = nowSeconds | 0;
-    const words = this.#words;
-    for (let at = 0; at < words.length; at += 1 << WORDS_SHIFT) {
-      if (words[at + PORT_PLUS_1] === 0 || this.#hasAged(at, now)) continue;
-      yield {
-        mac: formatMac(words[at + HIGH], words[at + LOW]),
-        vlan: words[at + HIGH] >>> 16,
-        port: words[at + PORT_PLUS_1] - 1,
-        ageSeconds: Math.max(0, (now - words[at + SEEN]) | 0),
-      };
+    for (const at of this.#living(nowSeconds)) {
+      const [high, low] = [this.#words[at + HIGH], this.#words[at + LOW]];
+      const port = this.#words[at + PORT_PLUS_1] - 1;
+      yield { mac: formatMac(high, low), vlan: high >>> 16, port, ageSeconds: this.#ageOf(at, nowSeconds) };
     }
+  }
+
+  /** {@link entries} without an object for each: the key's words as {@link learn} takes them, the port, the age in seconds. */
+  forEach(nowSeconds: number, visit: (high: number, low: number, port: number, ageSeconds: number) => void): void {
+    const words = this.#words;
+    for (const at of this.#living(nowSeconds)) {
+      visit(words[at + HIGH], words[at + LOW], words[at + PORT_PLUS_1] - 1, this.#ageOf(at, nowSeconds));
+    }
+  }
+
+  /** First words of the entries that have not aged. */
+  *#living(nowSeconds: number): Generator<number, void, undefined> {
+    for (let at = 0; at < this.#words.length; at += 1 << WORDS_SHIFT) {
+      if (this.#words[at + PORT_PLUS_1] !== 0 && !this.#hasAged(at, nowSeconds | 0)) yield at;
+    }
+  }
+
+  #ageOf(at: number, nowSeconds: number): number {
+    return Math.max(0, ((nowSeconds | 0) - this.#words[at + SEEN]) | 0);
   }
 
   /** Index of the first word of the entry with this key, or of the empty slot where it belongs. */

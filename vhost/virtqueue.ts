@@ -172,8 +172,9 @@ export abstract class Virtqueue {
 
   /**
    * Copies frames `first` … `end - 1` of `batch`, each with its virtio-net header, into buffers of the driver: one chain a
-   * frame, or as many as it takes with VIRTIO_NET_F_MRG_RXBUF. {@link flush} tells the driver. Gives how many frames it took, in order; {@link refusal} says why it took no more, and
-   * nothing of the next frame has been taken from the ring then.
+   * frame, or as many as it takes with VIRTIO_NET_F_MRG_RXBUF. {@link flush} tells the driver. Gives how many frames it
+   * took, in order; {@link refusal} says why it took no more, and nothing of the next frame has been taken from the ring
+   * then.
    */
   abstract deliver(batch: FrameBatch, first: number, end: number): number;
 
