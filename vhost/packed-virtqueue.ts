@@ -104,8 +104,7 @@ export class PackedVirtqueue extends Virtqueue {
   #decidedOnCall = false;
   #notifying = true;
 
-  /** Chains taken by {@link receive} and not yet released, in order: buffer id, and how many descriptors they took. */
-  #taken = 0;
+  /** Chains taken and not yet released, in order: buffer id, and how many descriptors they took. */
   #takenDescriptors = 0;
   readonly #takenId: Uint16Array;
   readonly #takenCount: Uint16Array;
@@ -119,6 +118,8 @@ export class PackedVirtqueue extends Virtqueue {
   /** Chains of one delivery. */
   readonly #chainId = new Uint16Array(MAX_FRAME_SEGMENTS);
   readonly #chainCount = new Uint16Array(MAX_FRAME_SEGMENTS);
+  /** Descriptors of the chain that {@link walkNext} found. */
+  #walkedCount = 0;
   /** Buffer id of the chain walked last. */
   #walkedId = 0;
   /** Descriptors that a delivery looked at (empty ones and those of tables too). */
@@ -182,24 +183,12 @@ export class PackedVirtqueue extends Virtqueue {
 
   // ---- taking frames from the driver (its transmit ring)
 
-  override receive(batch: FrameBatch): number {
-    if (this.error !== null) return 0;
-    const before = batch.count;
-    const takenBefore = this.#taken;
-    // No more chains than a batch holds, so that a ring full of malformed frames costs others no more than one of good ones.
-    let chains = BATCH_FRAMES;
-    while (chains > 0 && batch.hasRoom) {
-      chains -= this.#receiveBuffers(batch, Math.min(chains, batch.room));
-      if (chains === 0 || !batch.hasRoom || this.#seen === 0 || this.error !== null || !this.#receiveChain(batch))
-        break;
-      chains--;
-    }
-    if (takenBefore === 0) this.lend(this.#taken);
-    return batch.count - before;
+  /** A chain has one descriptor or more: how many wait is not known before they are walked. */
+  protected override mostChains(): number {
+    return this.num;
   }
 
-  /** Takes chains of one buffer, `end` at the most, until there is one of another kind. Gives how many. */
-  #receiveBuffers(batch: FrameBatch, end: number): number {
+  protected override receiveBuffers(batch: FrameBatch, end: number): number {
     const { desc } = this.#ring;
     const { segmentAddress, segmentLength } = batch;
     const { memory, num, headerBytes } = this;
@@ -212,7 +201,7 @@ export class PackedVirtqueue extends Virtqueue {
     const seen = this.#seen < end ? this.#look() : this.#seen;
     const last = Math.min(end, seen);
     let index = this.#avail;
-    let taken = this.#taken;
+    let taken = this.taken;
     let segment = batch.segments + 1;
     let frames = 0;
     for (; frames < last; frames++) {
@@ -234,42 +223,29 @@ export class PackedVirtqueue extends Virtqueue {
       if (++index === num) index = 0;
     }
     if (this.mirror !== null && frames > 0) {
-      const first = batch.segments + 1 + 2 * Math.max(this.stillAhead(this.mirror) - this.#taken, 0);
+      const first = batch.segments + 1 + 2 * Math.max(this.stillAhead(this.mirror) - this.taken, 0);
       if (!this.pullBuffers(this.mirror, batch, first, segment, 2)) return 0;
     }
-    this.#taken = taken;
+    this.taken = taken;
     this.#takenDescriptors += frames;
     this.#advance(frames);
     batch.appendBuffers(frames, headerBytes);
     return frames;
   }
 
-  /** Takes any chain; reads its addresses and lengths anew. False: stop here. */
-  #receiveChain(batch: FrameBatch): boolean {
-    const first = batch.segments + 1;
-    this.walked = first;
-    this.walkedBytes = 0;
-    const count = this.#walk(0, 0, batch.segmentAddress, batch.segmentLength, first + MAX_FRAME_SEGMENTS);
-    if (count === 0) return false;
-    const length = this.walkedBytes - this.headerBytes;
-    const isFrame = length >= MIN_FRAME_BYTES && length <= MAX_FRAME_BYTES;
-    // Used descriptors keep the order of the ring, so what is no frame waits until the frames before it are released.
-    if (!isFrame && this.#taken > 0) return false;
-    if (isFrame && this.mirror !== null && this.#taken >= this.stillAhead(this.mirror)) {
-      if (!this.pullBuffers(this.mirror, batch, first, this.walked, 1)) return false;
-    }
-    this.#takenId[this.#taken] = this.#walkedId;
-    this.#takenCount[this.#taken] = count;
-    this.#taken++;
+  protected override walkNext(address: Float64Array, length: Int32Array, limit: number): boolean {
+    if (this.#seen === 0) return false;
+    this.#walkedCount = this.#walk(0, 0, address, length, limit);
+    return this.#walkedCount > 0;
+  }
+
+  protected override takeWalked(): void {
+    const count = this.#walkedCount;
+    this.#takenId[this.taken] = this.#walkedId;
+    this.#takenCount[this.taken] = count;
+    this.taken++;
     this.#takenDescriptors += count;
     this.#advance(count);
-    if (isFrame) batch.append(this.walked - first, this.headerBytes, length);
-    else {
-      this.malformed++;
-      this.ahead = 0;
-      this.#completeTaken();
-    }
-    return true;
   }
 
   /** Goes on behind `count` descriptors. */
@@ -285,9 +261,9 @@ export class PackedVirtqueue extends Virtqueue {
   }
 
   override release(count: number): void {
-    this.takeBack(this.#taken, count);
+    this.takeBack(this.taken, count);
     let returned = 0;
-    while (this.#taken > count) returned += this.#takenCount[--this.#taken]!;
+    while (this.taken > count) returned += this.#takenCount[--this.taken]!;
     if (returned > 0) {
       this.#takenDescriptors -= returned;
       this.#seen += returned;
@@ -298,40 +274,22 @@ export class PackedVirtqueue extends Virtqueue {
         this.#availWrap ^= 1;
       }
     }
-    this.#completeTaken();
+    this.completeTaken();
   }
 
-  #completeTaken(): void {
-    const taken = this.#taken;
+  protected override completeTaken(): void {
+    const taken = this.taken;
     if (taken === 0) return;
     // In order, the driver knows by the id of the last that those before it are done.
     if (this.inOrder) this.#pushUsed(this.#takenId[taken - 1]!, 0, this.#takenDescriptors);
     else for (let i = 0; i < taken; i++) this.#pushUsed(this.#takenId[i]!, 0, this.#takenCount[i]!);
-    this.#taken = 0;
+    this.taken = 0;
     this.#takenDescriptors = 0;
   }
 
   // ---- giving frames to the driver (its receive ring)
 
-  override deliver(batch: FrameBatch, first: number, end: number): number {
-    this.refusal = NO_REFUSAL;
-    if (this.error !== null) {
-      this.refusal = RING_BROKEN;
-      return 0;
-    }
-    let next = first;
-    for (;;) {
-      next = this.#deliverBuffers(batch, next, end);
-      if (next === end) break;
-      this.refusal = this.#deliverChains(batch, next);
-      if (this.refusal !== NO_REFUSAL) break;
-      if (++next === end) break;
-    }
-    return next - first;
-  }
-
-  /** Delivers frames into chains of one buffer each, until there is one of another kind. Gives the first frame left. */
-  #deliverBuffers(batch: FrameBatch, first: number, end: number): number {
+  protected override deliverBuffers(batch: FrameBatch, first: number, end: number): number {
     const { desc } = this.#ring;
     const { memory, num, headerBytes } = this;
     const { length, placeTo } = batch;
@@ -362,8 +320,7 @@ export class PackedVirtqueue extends Virtqueue {
     return i;
   }
 
-  /** Delivers one frame into any chains, reading their addresses and lengths anew. Gives the refusal. */
-  #deliverChains(batch: FrameBatch, i: number): number {
+  protected override deliverChains(batch: FrameBatch, i: number): number {
     const total = batch.length[i]! + this.headerBytes;
     let chains = 0;
     let descriptors = 0;

@@ -71,8 +71,6 @@ export class SplitVirtqueue extends Virtqueue {
 
   /** Next avail entry to take; 16 bits. */
   #lastAvail: number;
-  /** Avail entries taken by {@link receive} and not yet released. */
-  #taken = 0;
   /** avail.idx as last read. */
   #availIdx: number;
   /** Next used entry to write, and what used.idx tells the driver. */
@@ -84,6 +82,8 @@ export class SplitVirtqueue extends Virtqueue {
 
   /** Head of each chain taken by {@link receive}, in order. */
   readonly #heads: Uint16Array;
+  /** Head of the chain that {@link walkNext} found. */
+  #walkedHead = 0;
   /** Heads of the chains of one delivery. */
   readonly #chainHead = new Uint16Array(MAX_FRAME_SEGMENTS);
   /** Descriptors that a delivery looked at (empty ones too). */
@@ -134,7 +134,7 @@ export class SplitVirtqueue extends Virtqueue {
 
   /** Index in the avail ring. */
   override get base(): number {
-    return (this.#lastAvail - this.#taken) & 0xffff;
+    return (this.#lastAvail - this.taken) & 0xffff;
   }
 
   override get usedIdx(): number {
@@ -143,20 +143,8 @@ export class SplitVirtqueue extends Virtqueue {
 
   // ---- taking frames from the driver (its transmit ring)
 
-  override receive(batch: FrameBatch): number {
-    if (this.error !== null) return 0;
-    const before = batch.count;
-    const takenBefore = this.#taken;
-    // No more chains than a batch holds, so that a ring full of malformed frames costs others no more than one of good ones.
-    let available = Math.min(this.#refreshAvailable(), BATCH_FRAMES);
-    while (available > 0 && batch.hasRoom) {
-      const frames = this.#receiveBuffers(batch, Math.min(available, batch.room));
-      available -= frames;
-      if (available === 0 || !batch.hasRoom || this.error !== null || !this.#receiveChain(batch)) break;
-      available--;
-    }
-    if (takenBefore === 0) this.lend(this.#taken);
-    return batch.count - before;
+  protected override mostChains(): number {
+    return this.#refreshAvailable();
   }
 
   /** Takes chains of one buffer, `end` at the most, by the kernel; it begins again where the memory has several parts. */
@@ -185,7 +173,7 @@ export class SplitVirtqueue extends Virtqueue {
         batch.segments,
       );
       batch.appended(frames);
-      for (let i = first; i < batch.count; i++) this.#heads[this.#taken++] = batch.heads[i]!;
+      for (let i = first; i < batch.count; i++) this.#heads[this.taken++] = batch.heads[i]!;
       this.#lastAvail = (this.#lastAvail + frames) & 0xffff;
       taken += frames;
       if (taken < end && !this.#turnTo(avail, desc)) break;
@@ -204,8 +192,7 @@ export class SplitVirtqueue extends Virtqueue {
     return memory.translate(guest, 1) !== 0 && memory.start !== start && memory.sharedEnd !== memory.start;
   }
 
-  /** Takes chains of one buffer, `end` at the most, until there is one of another kind. Gives how many. */
-  #receiveBuffers(batch: FrameBatch, end: number): number {
+  protected override receiveBuffers(batch: FrameBatch, end: number): number {
     if (this.#kernels !== null) return this.#receiveByKernel(this.#kernels, batch, end);
     const { desc, avail } = this.#ring;
     const { segmentAddress, segmentLength } = batch;
@@ -216,7 +203,7 @@ export class SplitVirtqueue extends Virtqueue {
     const most = MAX_FRAME_BYTES + headerBytes;
     let { start, end: limit, delta } = memory;
     let at = this.#lastAvail;
-    let taken = this.#taken;
+    let taken = this.taken;
     let segment = batch.segments + 1;
     let frames = 0;
     for (; frames < end; frames++) {
@@ -237,55 +224,41 @@ export class SplitVirtqueue extends Virtqueue {
       at = (at + 1) & 0xffff;
     }
     if (this.mirror !== null && frames > 0) {
-      const first = batch.segments + 1 + 2 * Math.max(this.stillAhead(this.mirror) - this.#taken, 0);
+      const first = batch.segments + 1 + 2 * Math.max(this.stillAhead(this.mirror) - this.taken, 0);
       if (!this.pullBuffers(this.mirror, batch, first, segment, 2)) return 0;
     }
     this.#lastAvail = at;
-    this.#taken = taken;
+    this.taken = taken;
     batch.appendBuffers(frames, headerBytes);
     return frames;
   }
 
-  /** Takes any chain; reads its descriptors anew. False: stop here. */
-  #receiveChain(batch: FrameBatch): boolean {
+  protected override walkNext(address: Float64Array, length: Int32Array, limit: number): boolean {
     const head = this.#ring.avail[AVAIL_RING + (this.#lastAvail & this.#mask)]!;
     if (head >= this.num) return this.fail('HEAD_OUT_OF_RANGE', this.#lastAvail & this.#mask, head);
-    const first = batch.segments + 1;
-    this.walked = first;
-    this.walkedBytes = 0;
-    if (!this.#walk(head, 0, batch.segmentAddress, batch.segmentLength, first + MAX_FRAME_SEGMENTS)) return false;
-    const length = this.walkedBytes - this.headerBytes;
-    const isFrame = length >= MIN_FRAME_BYTES && length <= MAX_FRAME_BYTES;
-    // Used entries keep the order of the ring, so what is no frame waits until the frames before it are released.
-    if (!isFrame && this.#taken > 0) return false;
-    if (isFrame && this.mirror !== null && this.#taken >= this.stillAhead(this.mirror)) {
-      if (!this.pullBuffers(this.mirror, batch, first, this.walked, 1)) return false;
-    }
-    this.#heads[this.#taken++] = head;
+    this.#walkedHead = head;
+    return this.#walk(head, 0, address, length, limit);
+  }
+
+  protected override takeWalked(): void {
+    this.#heads[this.taken++] = this.#walkedHead;
     this.#lastAvail = (this.#lastAvail + 1) & 0xffff;
-    if (isFrame) batch.append(this.walked - first, this.headerBytes, length);
-    else {
-      this.malformed++;
-      this.ahead = 0;
-      this.#completeTaken();
-    }
-    return true;
   }
 
   override release(count: number): void {
-    this.takeBack(this.#taken, count);
-    const returned = this.#taken - count;
+    this.takeBack(this.taken, count);
+    const returned = this.taken - count;
     if (returned > 0) {
       this.#lastAvail = (this.#lastAvail - returned) & 0xffff;
-      this.#taken = count;
+      this.taken = count;
     }
-    this.#completeTaken();
+    this.completeTaken();
   }
 
-  #completeTaken(): void {
-    const taken = this.#taken;
+  protected override completeTaken(): void {
+    const taken = this.taken;
     if (taken === 0) return;
-    this.#taken = 0;
+    this.taken = 0;
     if (this.inOrder) {
       // One entry with the last head; the driver knows by the order that those before it are done (§2.7.9).
       this.#pushUsed(this.#heads[taken - 1]!, 0);
@@ -307,25 +280,7 @@ export class SplitVirtqueue extends Virtqueue {
 
   // ---- giving frames to the driver (its receive ring)
 
-  override deliver(batch: FrameBatch, first: number, end: number): number {
-    this.refusal = NO_REFUSAL;
-    if (this.error !== null) {
-      this.refusal = RING_BROKEN;
-      return 0;
-    }
-    let next = first;
-    for (;;) {
-      next = this.#deliverBuffers(batch, next, end);
-      if (next === end) break;
-      this.refusal = this.error === null ? this.#deliverChains(batch, next) : RING_BROKEN;
-      if (this.refusal !== NO_REFUSAL) break;
-      if (++next === end) break;
-    }
-    return next - first;
-  }
-
-  /** Delivers frames into chains of one buffer each, until there is one of another kind. Gives the first frame left. */
-  #deliverBuffers(batch: FrameBatch, first: number, end: number): number {
+  protected override deliverBuffers(batch: FrameBatch, first: number, end: number): number {
     let available = (this.#availIdx - this.#lastAvail) & 0xffff;
     if (available < end - first) available = this.#refreshAvailable();
     const last = Math.min(end, first + available);
@@ -392,8 +347,7 @@ export class SplitVirtqueue extends Virtqueue {
     return next;
   }
 
-  /** Delivers one frame into any chains, reading their descriptors anew. Gives the refusal. */
-  #deliverChains(batch: FrameBatch, i: number): number {
+  protected override deliverChains(batch: FrameBatch, i: number): number {
     const total = batch.length[i]! + this.headerBytes;
     let chains = 0;
     let room = 0;
@@ -509,7 +463,7 @@ export class SplitVirtqueue extends Virtqueue {
     const idx = this.#loadAvailIdx();
     const waiting = (idx - this.#lastAvail) & 0xffff;
     // Chains taken and not released are the device's still: the driver cannot have made them available again.
-    if (waiting + this.#taken > this.num) {
+    if (waiting + this.taken > this.num) {
       this.fail('AVAIL_IDX_JUMPED', this.#lastAvail, idx);
       return 0;
     }

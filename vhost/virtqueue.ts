@@ -20,7 +20,13 @@
  */
 import { signalEventfd } from '../linux/eventfd.ts';
 import { type Address, addressOf } from '../linux/libc.ts';
-import { type FrameBatch, MAX_FRAME_SEGMENTS } from '../memory/frame-batch.ts';
+import {
+  BATCH_FRAMES,
+  type FrameBatch,
+  MAX_FRAME_BYTES,
+  MAX_FRAME_SEGMENTS,
+  MIN_FRAME_BYTES,
+} from '../memory/frame-batch.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { type Mirror, Transfer } from '../memory/mirror.ts';
 import { type RingError, type RingErrorCode, ringError } from './ring-error.ts';
@@ -113,6 +119,8 @@ export abstract class Virtqueue {
   /** What lies behind private memory, and the copies that go there; null where all memory is shared. */
   protected mirror: Mirror | null;
   protected pushes: Transfer | null;
+  /** Chains taken by {@link receive} and not yet released. */
+  protected taken = 0;
   /** Chains that {@link release} returned to the ring, whose bytes are in the mirror if it has them still. */
   protected ahead = 0;
   #aheadTrims = 0;
@@ -163,7 +171,61 @@ export abstract class Virtqueue {
    * Takes chains from the driver and appends them to `batch` as frames until it is full or the ring is empty. The
    * frames stay in the driver's buffers until {@link release}. Gives the number of frames appended.
    */
-  abstract receive(batch: FrameBatch): number;
+  receive(batch: FrameBatch): number {
+    if (this.error !== null) return 0;
+    const before = batch.count;
+    const takenBefore = this.taken;
+    // No more chains than a batch holds, so that a ring full of malformed frames costs others no more than one of good ones.
+    let chains = Math.min(this.mostChains(), BATCH_FRAMES);
+    while (chains > 0 && batch.hasRoom) {
+      chains -= this.receiveBuffers(batch, Math.min(chains, batch.room));
+      if (chains === 0 || !batch.hasRoom || this.error !== null || !this.#receiveChain(batch)) break;
+      chains--;
+    }
+    if (takenBefore === 0) this.lend(this.taken);
+    return batch.count - before;
+  }
+
+  /** Takes any chain; reads its descriptors anew. False: stop here. */
+  #receiveChain(batch: FrameBatch): boolean {
+    const first = batch.segments + 1;
+    this.walked = first;
+    this.walkedBytes = 0;
+    if (!this.walkNext(batch.segmentAddress, batch.segmentLength, first + MAX_FRAME_SEGMENTS)) return false;
+    const length = this.walkedBytes - this.headerBytes;
+    const isFrame = length >= MIN_FRAME_BYTES && length <= MAX_FRAME_BYTES;
+    // What is used keeps the order of the ring, so what is no frame waits until the frames before it are released.
+    if (!isFrame && this.taken > 0) return false;
+    if (isFrame && this.mirror !== null && this.taken >= this.stillAhead(this.mirror)) {
+      if (!this.pullBuffers(this.mirror, batch, first, this.walked, 1)) return false;
+    }
+    this.takeWalked();
+    if (isFrame) batch.append(this.walked - first, this.headerBytes, length);
+    else {
+      this.malformed++;
+      this.ahead = 0;
+      this.completeTaken();
+    }
+    return true;
+  }
+
+  /** How many chains wait at the most: a bound, for {@link receive}. 0 with the ring broken. */
+  protected abstract mostChains(): number;
+
+  /** Takes chains of one buffer, `end` at the most, until there is one of another kind. Gives how many. */
+  protected abstract receiveBuffers(batch: FrameBatch, end: number): number;
+
+  /**
+   * Finds the buffers of the next chain, of whatever kind, and appends them from index {@link walked} on, up to `limit`.
+   * False: there is none, or the ring is broken.
+   */
+  protected abstract walkNext(address: Float64Array, length: Int32Array, limit: number): boolean;
+
+  /** Takes the chain that {@link walkNext} found. */
+  protected abstract takeWalked(): void;
+
+  /** Gives all chains taken back as used. */
+  protected abstract completeTaken(): void;
 
   /** Gives the first `count` of the frames taken back to the driver as used; the others return to the ring. */
   abstract release(count: number): void;
@@ -176,7 +238,28 @@ export abstract class Virtqueue {
    * took, in order; {@link refusal} says why it took no more, and nothing of the next frame has been taken from the ring
    * then.
    */
-  abstract deliver(batch: FrameBatch, first: number, end: number): number;
+  deliver(batch: FrameBatch, first: number, end: number): number {
+    this.refusal = NO_REFUSAL;
+    if (this.error !== null) {
+      this.refusal = RING_BROKEN;
+      return 0;
+    }
+    let next = first;
+    for (;;) {
+      next = this.deliverBuffers(batch, next, end);
+      if (next === end) break;
+      this.refusal = this.error === null ? this.deliverChains(batch, next) : RING_BROKEN;
+      if (this.refusal !== NO_REFUSAL) break;
+      if (++next === end) break;
+    }
+    return next - first;
+  }
+
+  /** Delivers frames into chains of one buffer each, until there is one of another kind. Gives the first frame left. */
+  protected abstract deliverBuffers(batch: FrameBatch, first: number, end: number): number;
+
+  /** Delivers frame `i` into any chains, reading their descriptors anew. Gives the refusal. */
+  protected abstract deliverChains(batch: FrameBatch, i: number): number;
 
   // ---- notifications
 
