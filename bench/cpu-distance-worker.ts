@@ -1,4 +1,4 @@
-/** The two threads of cacheLineNs(): one asks and measures, the other answers. */
+/** The two threads of cacheLineNs(): one asks and measures, the other answers until it is terminated. */
 import { parentPort, workerData } from 'node:worker_threads';
 import { setAffinity } from '../linux/process.ts';
 import { type DistanceJob, PING, PONG } from './cpu-distance.ts';
@@ -13,7 +13,7 @@ const NS_PER_MS = 1e6;
 const { words, cpu, role } = workerData as DistanceJob;
 setAffinity([cpu]);
 if (role === 'answers') {
-  for (let seen = 0; seen >= 0; ) {
+  for (let seen = 0; ; ) {
     const ping = Atomics.load(words, PING);
     if (ping !== seen) Atomics.store(words, PONG, ping);
     seen = ping;
@@ -25,7 +25,7 @@ if (role === 'answers') {
 
 function roundTripNs(before: number): number {
   const start = performance.now();
-  for (let trip = before + 1; trip <= before + TRIPS && Atomics.load(words, PING) >= 0; trip++) {
+  for (let trip = before + 1; trip <= before + TRIPS; trip++) {
     Atomics.store(words, PING, trip);
     while (Atomics.load(words, PONG) !== trip);
   }

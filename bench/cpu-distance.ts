@@ -5,6 +5,7 @@
  * or minutes. Rings are lines that go from CPU to CPU, so every switch has as many speeds as there are such distances, and
  * figures compare only where the distance was the same.
  */
+import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 
 /** Distances that differ by less than this factor are one. */
@@ -32,14 +33,9 @@ export async function cacheLineNs(one: number, other: number): Promise<number> {
   const start = (job: DistanceJob) => new Worker(WORKER, { workerData: job });
   const workers = [start({ words, cpu: other, role: 'answers' }), start({ words, cpu: one, role: 'asks' })];
   try {
-    return await new Promise((resolve, reject) => {
-      for (const worker of workers) {
-        worker.once('message', resolve);
-        worker.once('error', reject);
-      }
-    });
+    const [ns] = await Promise.race(workers.map((worker) => once(worker, 'message')));
+    return ns as number;
   } finally {
-    Atomics.store(words, PING, -1);
     await Promise.all(workers.map((worker) => worker.terminate()));
   }
 }

@@ -175,16 +175,16 @@ async function runLoop(bench: BenchSwitch, { size, ring, round }: Cell, seconds:
   const start = await guests.firstBurst(size);
   await guests.startLoop(size);
   await pause(SETTLE_SECONDS);
-  const near = await cacheLineNs(SWITCH_CPU, GUEST_CPU);
+  const before = await cacheLineNs(SWITCH_CPU, GUEST_CPU);
   const { mpps, switchCpu, busy } = await measure(bench, [guests], seconds);
-  const cacheLine: [number, number] = [near, await cacheLineNs(SWITCH_CPU, GUEST_CPU)];
+  const after = await cacheLineNs(SWITCH_CPU, GUEST_CPU);
   const circulating = await guests.stopLoop();
   if (mpps === 0) throw new Error(`no frame came round in ${seconds} seconds; ${circulating} were still in the rings`);
   return {
     ...{ switch: bench.name, size, ring, round, mpps, gbps: (mpps * size * BITS) / MEGA_TO_GIGA },
     ...{ switch_cpu: switchCpu, busy_ns_per_frame: busy },
     ...{ start_frames: start.frames, start_dropped: start.dropped, start_lost: start.lost, circulating },
-    cache_line_ns: cacheLine,
+    cache_line_ns: [before, after],
   };
 }
 

@@ -13,6 +13,7 @@
  * What waking costs on this machine is measured beside them: `bare` is a thread on CPU 0 that sleeps in poll(2) and does
  * nothing but answer, kicked as often as `idle` kicks the lane. An idle round trip wakes the lane once.
  */
+import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import { eventfd, signalEventfd } from '../linux/eventfd.ts';
 import { close } from '../linux/file.ts';
@@ -105,10 +106,7 @@ async function measureBare(seconds: number): Promise<LatencyResult['bare']> {
   const workerData: SleeperJob = { kick, answers, cpu: SWITCH_CPU };
   const worker = new Worker(new URL('./latency-sleeper.ts', import.meta.url), { workerData });
   try {
-    await new Promise((resolve, reject) => {
-      worker.once('message', resolve);
-      worker.once('error', reject);
-    });
+    await once(worker, 'message');
     const times: number[] = [];
     for (let trip = 1; trip <= Math.ceil((seconds * 1000) / INTERVAL_MS.idle); trip++) {
       await pause(0);

@@ -25,13 +25,7 @@
  *
  * Hot: allocates nothing per frame.
  */
-import {
-  BATCH_FRAMES,
-  type FrameBatch,
-  MAX_FRAME_BYTES,
-  MAX_FRAME_SEGMENTS,
-  MIN_FRAME_BYTES,
-} from '../memory/frame-batch.ts';
+import { BATCH_FRAMES, type FrameBatch, MAX_FRAME_SEGMENTS } from '../memory/frame-batch.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import {
   DESC_ADDR_HIGH,
@@ -104,7 +98,7 @@ export class PackedVirtqueue extends Virtqueue {
   #decidedOnCall = false;
   #notifying = true;
 
-  /** Chains taken and not yet released, in order: buffer id, and how many descriptors they took. */
+  /** Descriptors of all chains taken and not yet released; of each chain, in order, its buffer id and its descriptors. */
   #takenDescriptors = 0;
   readonly #takenId: Uint16Array;
   readonly #takenCount: Uint16Array;
@@ -191,12 +185,10 @@ export class PackedVirtqueue extends Virtqueue {
   protected override receiveBuffers(batch: FrameBatch, end: number): number {
     const { desc } = this.#ring;
     const { segmentAddress, segmentLength } = batch;
-    const { memory, num, headerBytes } = this;
+    const { memory, num, headerBytes, leastBytes: least, mostBytes: most } = this;
     const words = this.#words;
     const takenId = this.#takenId;
     const takenCount = this.#takenCount;
-    const least = MIN_FRAME_BYTES + headerBytes;
-    const most = MAX_FRAME_BYTES + headerBytes;
     let { start, end: limit, delta } = memory;
     const seen = this.#seen < end ? this.#look() : this.#seen;
     const last = Math.min(end, seen);

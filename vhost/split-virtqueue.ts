@@ -12,13 +12,7 @@
  *
  * Hot: allocates nothing per frame.
  */
-import {
-  BATCH_FRAMES,
-  type FrameBatch,
-  MAX_FRAME_BYTES,
-  MAX_FRAME_SEGMENTS,
-  MIN_FRAME_BYTES,
-} from '../memory/frame-batch.ts';
+import { BATCH_FRAMES, type FrameBatch, MAX_FRAME_SEGMENTS } from '../memory/frame-batch.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import type { WasmKernels } from '../memory/kernels.ts';
 import type { Transfer } from '../memory/mirror.ts';
@@ -149,10 +143,8 @@ export class SplitVirtqueue extends Virtqueue {
 
   /** Takes chains of one buffer, `end` at the most, by the kernel; it begins again where the memory has several parts. */
   #receiveByKernel(kernels: WasmKernels, batch: FrameBatch, end: number): number {
-    const { memory, num, headerBytes } = this;
+    const { memory, num, headerBytes, leastBytes, mostBytes } = this;
     const { availRingAddress, descAddress, desc, avail } = this.#ring;
-    const least = MIN_FRAME_BYTES + headerBytes;
-    const most = MAX_FRAME_BYTES + headerBytes;
     let taken = 0;
     while (taken < end) {
       const first = batch.count;
@@ -167,8 +159,8 @@ export class SplitVirtqueue extends Virtqueue {
         memory.sharedEnd,
         memory.delta,
         headerBytes,
-        least,
-        most,
+        leastBytes,
+        mostBytes,
         first,
         batch.segments,
       );
@@ -196,11 +188,9 @@ export class SplitVirtqueue extends Virtqueue {
     if (this.#kernels !== null) return this.#receiveByKernel(this.#kernels, batch, end);
     const { desc, avail } = this.#ring;
     const { segmentAddress, segmentLength } = batch;
-    const { memory, num, headerBytes } = this;
+    const { memory, num, headerBytes, leastBytes: least, mostBytes: most } = this;
     const heads = this.#heads;
     const mask = this.#mask;
-    const least = MIN_FRAME_BYTES + headerBytes;
-    const most = MAX_FRAME_BYTES + headerBytes;
     let { start, end: limit, delta } = memory;
     let at = this.#lastAvail;
     let taken = this.taken;

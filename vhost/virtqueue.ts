@@ -110,6 +110,9 @@ export abstract class Virtqueue {
 
   readonly num: number;
   readonly headerBytes: number;
+  /** A chain that holds a frame has this many bytes, header included. */
+  protected readonly leastBytes: number;
+  protected readonly mostBytes: number;
   protected readonly description: RingDescription;
   protected readonly eventIdx: boolean;
   protected readonly indirect: boolean;
@@ -147,6 +150,8 @@ export abstract class Virtqueue {
     this.pushes = pushesTo(memory);
     this.num = num;
     this.headerBytes = netHeaderBytes(features);
+    this.leastBytes = MIN_FRAME_BYTES + this.headerBytes;
+    this.mostBytes = MAX_FRAME_BYTES + this.headerBytes;
     this.eventIdx = hasFeature(features, VIRTIO_RING_F_EVENT_IDX);
     this.indirect = hasFeature(features, VIRTIO_RING_F_INDIRECT_DESC);
     this.mergeable = hasFeature(features, VIRTIO_NET_F_MRG_RXBUF);
@@ -192,15 +197,15 @@ export abstract class Virtqueue {
     this.walked = first;
     this.walkedBytes = 0;
     if (!this.walkNext(batch.segmentAddress, batch.segmentLength, first + MAX_FRAME_SEGMENTS)) return false;
-    const length = this.walkedBytes - this.headerBytes;
-    const isFrame = length >= MIN_FRAME_BYTES && length <= MAX_FRAME_BYTES;
+    const bytes = this.walkedBytes;
+    const isFrame = bytes >= this.leastBytes && bytes <= this.mostBytes;
     // What is used keeps the order of the ring, so what is no frame waits until the frames before it are released.
     if (!isFrame && this.taken > 0) return false;
     if (isFrame && this.mirror !== null && this.taken >= this.stillAhead(this.mirror)) {
       if (!this.pullBuffers(this.mirror, batch, first, this.walked, 1)) return false;
     }
     this.takeWalked();
-    if (isFrame) batch.append(this.walked - first, this.headerBytes, length);
+    if (isFrame) batch.append(this.walked - first, this.headerBytes, bytes - this.headerBytes);
     else {
       this.malformed++;
       this.ahead = 0;
