@@ -6,6 +6,7 @@ import { FULL_CPU, forward, summaryLines } from './forward.ts';
 import { gso } from './gso.ts';
 import { RINGS } from './guests.ts';
 import { LATENCY_MODES, latency } from './latency.ts';
+import { nic } from './nic.ts';
 import { interrupt } from './pause.ts';
 import { plotForward } from './plot.ts';
 import { scale } from './scale.ts';
@@ -105,6 +106,15 @@ program
   .option('--modes <list>', LATENCY_MODES.join(', '), (text: string) => oneOf(LATENCY_MODES, text), [...LATENCY_MODES])
   .action(async ({ json, ...options }) => {
     write(json, await latency({ ...options, report: print }));
+  });
+
+program
+  .command('nic')
+  .description("the 82599 driver's own cost a frame, against the same loop in C")
+  .option('--json <file>', 'write the results here')
+  .option('--rounds <n>', 'measurements of each kind', count, 9)
+  .action(async ({ json, ...options }) => {
+    write(json, await nic({ ...options, report: print }));
   });
 
 program

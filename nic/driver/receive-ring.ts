@@ -11,10 +11,14 @@
  *
  * One thread only. Hot: allocates nothing.
  */
+
 import { DESCRIPTOR_BYTES, RXD_ERR_RXE, RXD_STAT_DD, RXD_STAT_EOP } from '../descriptors.ts';
+import { addressBits } from './address-bits.ts';
 import type { RegisterWriter } from './register-writer.ts';
 
 const WORDS = DESCRIPTOR_BYTES / 4;
+/** Descriptor i begins at word i << WORD_SHIFT: V8 checks a product for overflow, and a shift not. */
+const WORD_SHIFT = 2;
 /** Words of a descriptor as the card writes it back (§7.1.6.2). */
 const INFO = 0;
 const HASH = 1;
@@ -44,18 +48,29 @@ export class ReceiveRing {
   readonly count: number;
   /** Frames with an error, or longer than any. They were dropped. */
   errors = 0;
-  readonly #words: Uint32Array;
-  readonly #status: Int32Array;
-  /** Low and high word of each buffer's address. */
-  readonly #buffers: Uint32Array;
+  /**
+   * Where the card sees each buffer: the 64 bits that go into a descriptor. They travel as doubles, half as many accesses,
+   * and survive it: below 2^52 the bits of no address are those of a NaN.
+   */
+  readonly addresses: Float64Array;
+  /** Bytes in each buffer of frames that wait, as they were when they were checked. */
+  readonly lengths: Uint16Array;
+  /** The descriptors. Signed words, since V8 has no small integers beyond 2^31. */
+  readonly #words: Int32Array;
+  /** The descriptors, by 64 bits. */
+  readonly #halves: Float64Array;
   readonly #bufferBytes: number;
   readonly #mask: number;
   readonly #writer: RegisterWriter;
   readonly #tail: number;
-  /** Descriptors of each frame that waits, round the ring; BAD for what is none. */
+  #waiting = 0;
+  /**
+   * Descriptors of each frame that waits, round the ring; BAD for what is none. Kept up only while {@link #others} of them
+   * are not frames of one buffer, which is rare.
+   */
   readonly #frames: Uint16Array;
   #firstFrame = 0;
-  #waiting = 0;
+  #others = 0;
   /**
    * First descriptor that is not released, and first one that was not looked at, counted to 2^32 and again; and how many of
    * a frame were seen so far.
@@ -64,56 +79,86 @@ export class ReceiveRing {
   #scan = 0;
   #partial = 0;
   #bad = false;
-  #announced: number;
+  #announced = 0;
 
   /** Fills the ring: the card gets all buffers but one. {@link publish} hands them over. */
   constructor({ descriptors, bufferBytes, bufferAddress, writer, tail }: ReceiveRingOptions) {
-    this.#words = new Uint32Array(descriptors);
-    this.#status = new Int32Array(descriptors);
+    this.#words = new Int32Array(descriptors);
+    this.#halves = new Float64Array(descriptors);
     this.count = this.#words.length / WORDS;
-    this.#mask = this.count - 1;
+    this.addresses = addressBits(this.count, bufferAddress);
+    this.lengths = new Uint16Array(this.count);
     this.#frames = new Uint16Array(this.count);
-    this.#buffers = new Uint32Array(2 * this.count);
+    this.#mask = this.count - 1;
     this.#bufferBytes = bufferBytes;
     this.#writer = writer;
     this.#tail = tail;
-    for (let i = 0; i < this.count; i++) {
-      const address = bufferAddress(i);
-      this.#buffers[2 * i] = address % 2 ** 32;
-      this.#buffers[2 * i + 1] = Math.floor(address / 2 ** 32);
-      this.#offer(i);
-    }
-    this.#announced = 0;
+    this.#offer(0, this.count);
   }
 
   /** Looks for frames that have come. Gives how many wait, older ones among them, `limit` at the most. */
   poll(limit: number): number {
-    while (this.#waiting < limit && ((this.#scan - this.#first) | 0) < this.count) {
-      const at = (this.#scan & this.#mask) * WORDS;
-      // DD is read before the rest of the descriptor.
-      const status = Atomics.load(this.#status, at + STATUS);
-      if ((status & RXD_STAT_DD) === 0) break;
-      this.#scan = (this.#scan + 1) | 0;
-      this.#partial++;
-      const length = this.#words[at + LENGTH]! & LENGTH_MASK;
-      if (length > this.#bufferBytes || (status & RXD_ERR_RXE) !== 0 || this.#partial > MAX_FRAME_DESCRIPTORS) {
-        this.#bad = true;
+    const words = this.#words;
+    const lengths = this.lengths;
+    const mask = this.#mask;
+    const bufferBytes = this.#bufferBytes;
+    let scan = this.#scan;
+    // Behind the oldest descriptor that is not released stand those of which the card knows nothing.
+    const end = (this.#first + this.count) | 0;
+    while (this.#waiting < limit) {
+      // Frames of one buffer, while nothing else waits; nearly all are such.
+      let most = (this.#others | this.#partial) === 0 ? Math.min(limit - this.#waiting, (end - scan) | 0) : 0;
+      const from = scan;
+      for (; most > 0; most--) {
+        const i = scan & mask;
+        const at = i << WORD_SHIFT;
+        // DD is read before the length, and each word once. (Atomics.load would cost as much as a frame.)
+        const status = words[at + STATUS]!;
+        if ((status & (RXD_STAT_DD | RXD_STAT_EOP | RXD_ERR_RXE)) !== (RXD_STAT_DD | RXD_STAT_EOP)) break;
+        const length = words[at + LENGTH]! & LENGTH_MASK;
+        if (length > bufferBytes) break;
+        lengths[i] = length;
+        scan = (scan + 1) | 0;
       }
-      if ((status & RXD_STAT_EOP) !== 0) this.#endFrame();
-      else if (this.#partial === this.count) this.#endFrame();
+      this.#waiting += (scan - from) | 0;
+      if (this.#waiting === limit || scan === end) break;
+      const i = scan & mask;
+      const at = i << WORD_SHIFT;
+      const status = words[at + STATUS]!;
+      if ((status & RXD_STAT_DD) === 0) break;
+      const length = words[at + LENGTH]! & LENGTH_MASK;
+      lengths[i] = length;
+      scan = (scan + 1) | 0;
+      this.#addPart(status, length);
     }
+    this.#scan = scan;
     return this.#waiting;
   }
 
-  #endFrame(): void {
-    this.#frames[(this.#firstFrame + this.#waiting) & this.#mask] = this.#bad ? this.#partial | BAD : this.#partial;
+  /** A descriptor that is not a whole frame, or comes behind one such. */
+  #addPart(status: number, length: number): void {
+    this.#partial++;
+    const bad = length > this.#bufferBytes || (status & RXD_ERR_RXE) !== 0 || this.#partial > MAX_FRAME_DESCRIPTORS;
+    if (bad) this.#bad = true;
+    if ((status & RXD_STAT_EOP) === 0 && this.#partial < this.count) return;
+    if (this.#others === 0) {
+      for (let f = 0; f < this.#waiting; f++) this.#frames[(this.#firstFrame + f) & this.#mask] = 1;
+    }
+    const n = this.#bad ? this.#partial | BAD : this.#partial;
+    if (n !== 1) this.#others++;
+    this.#frames[(this.#firstFrame + this.#waiting++) & this.#mask] = n;
     this.#partial = 0;
     this.#bad = false;
-    this.#waiting++;
+  }
+
+  /** Whether all frames that wait lie in one buffer each. */
+  get plain(): boolean {
+    return this.#others === 0;
   }
 
   /** Descriptors of the `f`-th frame that waits, 0 being the oldest; 0 when it is none: release it. */
   descriptors(f: number): number {
+    if (this.#others === 0) return 1;
     const n = this.#frames[(this.#firstFrame + f) & this.#mask]!;
     return (n & BAD) === 0 ? n : 0;
   }
@@ -123,53 +168,55 @@ export class ReceiveRing {
     return (this.#first + d) & this.#mask;
   }
 
-  /** Bytes in buffer `index`. */
-  length(index: number): number {
-    return this.#words[index * WORDS + LENGTH]! & LENGTH_MASK;
-  }
-
   /** The status and error word of descriptor `index`; a frame's last one tells of the frame (RXD_STAT_…, RXD_ERR_…). */
   status(index: number): number {
-    return this.#words[index * WORDS + STATUS]!;
+    return this.#words[(index << WORD_SHIFT) + STATUS]!;
   }
 
   /** RSS type and packet type of a frame, on its last descriptor. */
   info(index: number): number {
-    return this.#words[index * WORDS + INFO]!;
+    return this.#words[(index << WORD_SHIFT) + INFO]!;
   }
 
   /** The RSS hash, where {@link info} tells of one. */
   hash(index: number): number {
-    return this.#words[index * WORDS + HASH]!;
+    return this.#words[(index << WORD_SHIFT) + HASH]! >>> 0;
   }
 
   /** The VLAN tag that was stripped, where the status has VP and the queue strips. */
   vlanTag(index: number): number {
-    return this.#words[index * WORDS + LENGTH]! >>> LENGTH_BITS;
+    return this.#words[(index << WORD_SHIFT) + LENGTH]! >>> LENGTH_BITS;
   }
 
   /** The oldest `frames` frames are done with: their buffers go back to the card at the next {@link publish}. */
   release(frames: number): void {
-    for (let f = 0; f < frames; f++) {
-      const n = this.#frames[this.#firstFrame]!;
-      this.#firstFrame = (this.#firstFrame + 1) & this.#mask;
-      if ((n & BAD) !== 0) this.errors++;
-      for (let d = n & ~BAD; d > 0; d--) {
-        this.#offer(this.#first & this.#mask);
-        this.#first = (this.#first + 1) | 0;
+    let descriptors = frames;
+    if (this.#others !== 0) {
+      descriptors = 0;
+      for (let f = 0; f < frames; f++) {
+        const n = this.#frames[(this.#firstFrame + f) & this.#mask]!;
+        if (n !== 1) this.#others--;
+        if ((n & BAD) !== 0) this.errors++;
+        descriptors += n & ~BAD;
       }
     }
+    this.#firstFrame = (this.#firstFrame + frames) & this.#mask;
     this.#waiting -= frames;
+    this.#offer(this.#first, descriptors);
+    this.#first = (this.#first + descriptors) | 0;
   }
 
   /** The read format (§7.1.6.1): packet buffer, and no header buffer, whose bit 0 is DD. */
-  #offer(i: number): void {
-    const words = this.#words;
-    const at = i * WORDS;
-    words[at] = this.#buffers[2 * i]!;
-    words[at + 1] = this.#buffers[2 * i + 1]!;
-    words[at + 2] = 0;
-    words[at + 3] = 0;
+  #offer(first: number, descriptors: number): void {
+    const halves = this.#halves;
+    const addresses = this.addresses;
+    const mask = this.#mask;
+    for (let d = 0; d < descriptors; d++) {
+      const i = (first + d) & mask;
+      const at = i << 1;
+      halves[at] = addresses[i]!;
+      halves[at + 1] = 0;
+    }
   }
 
   /** Tells the card of released buffers: one register write, if there are any. */
