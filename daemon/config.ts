@@ -3,6 +3,7 @@ import fs from 'node:fs';
 import { isCollection, isMap, isScalar, LineCounter, parseDocument } from 'yaml';
 import { z } from 'zod';
 import { IFNAMSIZ } from '../linux/if-tun.ts';
+import { MAX_DESCRIPTORS, MIN_DESCRIPTORS } from '../nic/driver/queue-memory.ts';
 import { DEFAULT_AGING_SECONDS, DEFAULT_CAPACITY, MAX_AGING_SECONDS, MAX_CAPACITY } from '../switch/learning-table.ts';
 import { DEFAULT_SOCKET, LOG_LEVELS, VHOST_USER_MODES } from './control.ts';
 import { LOG_FORMATS } from './logger.ts';
@@ -64,10 +65,30 @@ export const interfaceName = z
 export const persistentFlag = z.boolean('expected true or false');
 export const logLevel = words(LOG_LEVELS);
 
+/** One bit of RETA's entries less than the card has queues for: sixteen, to which RSS can spread (82599 §7.1.2.8). */
+const MAX_CARD_QUEUES = 16;
+/** As Linux's ixgbe has it; the card itself takes frames of 15.5 KiB. */
+const MAX_CARD_MTU = 9710;
+
 /** Queue pairs of a vhost-user port: a ring's index has eight bits in VHOST_USER_SET_VRING_KICK. */
 const MAX_VHOST_USER_QUEUES = 128;
 export const vhostUserMode = words(VHOST_USER_MODES).default('server');
 export const vhostUserQueues = whole('a number of queue pairs', 1, MAX_VHOST_USER_QUEUES).default(1);
+
+/** A PCI function, or the socket of a software card. */
+const CARD = 'expected a PCI address such as 0000:01:00.0, or vfio-user: and the absolute path of a socket';
+export const cardDevice = z
+  .string(CARD)
+  .trim()
+  .regex(/^(([0-9a-f]{4}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]|vfio-user:\/.+)$/i, CARD);
+export const cardQueues = whole('a number of queue pairs', 1, MAX_CARD_QUEUES).default(1);
+const DESCRIPTORS = `expected a power of two from ${MIN_DESCRIPTORS} to ${MAX_DESCRIPTORS}`;
+export const cardDescriptors = z
+  .number(DESCRIPTORS)
+  .refine((n) => n >= MIN_DESCRIPTORS && n <= MAX_DESCRIPTORS && Number.isInteger(Math.log2(n)), DESCRIPTORS)
+  .default(512);
+export const cardMtu = whole('a number of bytes', 68, MAX_CARD_MTU).default(1500);
+export const withoutIommuFlag = z.boolean('expected true or false').default(false);
 
 /** Unknown keys are told by {@link parseConfig}. */
 const OBJECT = 'expected a mapping';
@@ -137,13 +158,32 @@ const schema = z.strictObject(
       .default([]),
     ports: z
       .array(
-        z.strictObject(
-          {
-            name: interfaceName,
-            vhostUser: z.strictObject({ path: socketPath, mode: vhostUserMode, queues: vhostUserQueues }, OBJECT),
-          },
-          OBJECT,
-        ),
+        z
+          .strictObject(
+            {
+              name: interfaceName,
+              vhostUser: z
+                .strictObject({ path: socketPath, mode: vhostUserMode, queues: vhostUserQueues }, OBJECT)
+                .optional(),
+              nic: z
+                .strictObject(
+                  {
+                    device: cardDevice,
+                    queues: cardQueues,
+                    descriptors: cardDescriptors,
+                    mtu: cardMtu,
+                    withoutIommu: withoutIommuFlag,
+                  },
+                  OBJECT,
+                )
+                .optional(),
+            },
+            OBJECT,
+          )
+          .refine(
+            ({ vhostUser, nic }) => (vhostUser === undefined) !== (nic === undefined),
+            'expected either vhostUser or nic, which says what the port is',
+          ),
         'expected a list of ports',
       )
       .superRefine(ownNames)
@@ -268,7 +308,10 @@ function keyOffset(document: ReturnType<typeof parseDocument>, path: PropertyKey
 function knownKeys(path: PropertyKey[]): string[] {
   let defaults: unknown = schema.parse({
     taps: [{ name: 'x' }],
-    ports: [{ name: 'x', vhostUser: { path: '/x' } }],
+    ports: [
+      { name: 'x', vhostUser: { path: '/x' } },
+      { name: 'y', nic: { device: '00:00.0' } },
+    ],
   });
   for (const key of path) defaults = (defaults as Record<PropertyKey, unknown>)[typeof key === 'number' ? 0 : key];
   return Object.keys(defaults as object);

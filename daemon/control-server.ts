@@ -6,12 +6,17 @@ import type { Log } from '../fuse/log.ts';
 import { makeDirectory } from '../fuse/make-directory.ts';
 import {
   agingSeconds,
+  cardDescriptors,
+  cardDevice,
+  cardMtu,
+  cardQueues,
   interfaceName,
   logLevel,
   persistentFlag,
   socketPath,
   vhostUserMode,
   vhostUserQueues,
+  withoutIommuFlag,
 } from './config.ts';
 import { type Control, ControlError } from './control.ts';
 import { freeSocketPath, makePrivately } from './socket-file.ts';
@@ -26,9 +31,9 @@ interface Route {
   methods: Record<string, (body: unknown, name: string) => unknown>;
 }
 
-const KIND = 'expected "tap" or "vhost-user"';
+const KIND = 'expected "tap", "vhost-user" or "nic"';
 const kindBody = z.looseObject(
-  { kind: z.enum(['tap', 'vhost-user'], KIND) },
+  { kind: z.enum(['tap', 'vhost-user', 'nic'], KIND) },
   'expected a JSON object with the key kind',
 );
 const tapBody = body({
@@ -42,6 +47,15 @@ const vhostUserBody = body({
   path: socketPath,
   mode: vhostUserMode,
   queues: vhostUserQueues,
+});
+const cardBody = body({
+  kind: z.literal('nic'),
+  name: interfaceName,
+  device: cardDevice,
+  queues: cardQueues,
+  descriptors: cardDescriptors,
+  mtu: cardMtu,
+  withoutIommu: withoutIommuFlag,
 });
 const portBody = body({ link: z.enum(['up', 'down'], 'expected "up" or "down"').optional() });
 const levelBody = body({ level: logLevel });
@@ -76,9 +90,14 @@ function routes(control: Control): Route[] {
       methods: {
         GET: () => control.ports(),
         POST: (body) => {
-          if (check(kindBody, body).kind === 'tap') {
+          const { kind } = check(kindBody, body);
+          if (kind === 'tap') {
             const { name, persistent } = check(tapBody, body);
             return control.addTap({ name, persistent });
+          }
+          if (kind === 'nic') {
+            const { kind: _, ...options } = check(cardBody, body);
+            return control.addCard(options);
           }
           const { kind: _, ...options } = check(vhostUserBody, body);
           return control.addVhostUser(options);
@@ -92,6 +111,10 @@ function routes(control: Control): Route[] {
         PATCH: (body, name) => control.setPort(name, check(portBody, body)),
         DELETE: (_, name) => control.removePort(name),
       },
+    },
+    {
+      pattern: '/v1/ports/NAME/nic',
+      methods: { GET: (_, name) => control.cardStatistics(name) },
     },
     {
       pattern: '/v1/fdb',

@@ -24,11 +24,26 @@ export interface VhostUserOptions {
   queues: number;
 }
 
+/** A port for a network card, as it is asked for. */
+export interface CardOptions {
+  name: string;
+  /** `0000:01:00.0`, or `vfio-user:/path/of/a/socket`. */
+  device: string;
+  /** Queue pairs. */
+  queues: number;
+  /** Of each ring. */
+  descriptors: number;
+  /** Longest payload of a frame, in bytes. */
+  mtu: number;
+  /** Whether a card may be driven that no IOMMU keeps from the host's memory. */
+  withoutIommu: boolean;
+}
+
 /** One port of the switch. */
 export interface PortStatus {
   id: number;
   name: string;
-  kind: 'guest' | 'tap' | 'vhost-user';
+  kind: 'guest' | 'tap' | 'vhost-user' | 'nic';
   /** The administrative state: what an operator asked for. */
   link: 'up' | 'down';
   /** The operational state: whether frames can pass. */
@@ -36,10 +51,12 @@ export interface PortStatus {
   /** Names of the TUNSETOFFLOAD flags in force. */
   offloads: string[];
   queues: number;
-  /** How frames reach the client: shared rings, rings that are copied for want of shared memory, reads and writes of the tun file. */
-  path: 'vhost' | 'vhost-copied' | 'vhost-user' | 'file' | 'mixed' | 'none';
+  /** How frames reach the client: shared rings, rings that are copied for want of shared memory, descriptors of a network card, reads and writes of the tun file. */
+  path: 'vhost' | 'vhost-copied' | 'vhost-user' | 'card' | 'file' | 'mixed' | 'none';
   /** The socket of a vhost-user port; null for others. */
   vhostUser: { path: string; mode: VhostUserMode; connected: boolean } | null;
+  /** The card behind the port; null for others. */
+  nic: { device: string; speedMbps: number } | null;
   persistent: boolean;
   clients: { pid: number; command: string }[];
   /** Six octets in colon-hexadecimal notation. */
@@ -132,6 +149,10 @@ export interface Control {
   addTap(options: { name: string; persistent: boolean }): Promise<PortStatus>;
   /** Makes a port for a guest that comes over vhost-user, now or later. */
   addVhostUser(options: VhostUserOptions): Promise<PortStatus>;
+  /** Takes a network card, and makes it a port. */
+  addCard(options: CardOptions): Promise<PortStatus>;
+  /** What a card has counted itself, by the names of nic/driver/statistics.ts. */
+  cardStatistics(name: string): Record<string, number>;
   removePort(name: string): Promise<void>;
   setPort(name: string, change: { link?: 'up' | 'down' }): Promise<PortStatus>;
   setLogLevel(level: string): void;

@@ -3,7 +3,8 @@
  *
  *     kernel ── /dev/fuse ──► FuseConnection ──► DeviceTree ──► TunDevice, VhostNetDevice
  *                                                                   │  PortFactory, RingBackend
- *     peers ── vhost-user sockets ──► VhostUserPorts ──────────┐
+ *     peers ── vhost-user sockets ──► VhostUserPorts ──────────┤
+ *     network cards ── PCI ──► CardPorts ──────────────────────┤
  *     operator ── control socket ──► Control ──────────────► SwitchPorts ──► LaneClient ══► lane thread
  */
 import { randomBytes, randomInt } from 'node:crypto';
@@ -19,8 +20,10 @@ import { TunInterfaces } from '../fuse/tun-interfaces.ts';
 import { type Identify, VhostNetDevice } from '../fuse/vhost-net-clone.ts';
 import { close, O_CREAT, O_RDWR, open, tryLock } from '../linux/file.ts';
 import packageJson from '../package.json' with { type: 'json' };
+import { CardPorts } from './card-ports.ts';
 import type { Config } from './config.ts';
 import {
+  type CardOptions,
   type Control,
   ControlError,
   type FdbRow,
@@ -48,6 +51,7 @@ export class Daemon implements Control {
   readonly #lanes: Lanes;
   readonly #ports: SwitchPorts;
   readonly #vhostUser: VhostUserPorts;
+  readonly #cards: CardPorts;
   readonly #interfaces: TunInterfaces;
   readonly #tun: TunDevice;
   readonly #tree: DeviceTree;
@@ -69,7 +73,10 @@ export class Daemon implements Control {
     try {
       await daemon.#lanes.started;
       for (const tap of config.taps) await daemon.addTap(tap);
-      for (const { name, vhostUser } of config.ports) await daemon.addVhostUser({ name, ...vhostUser });
+      for (const { name, vhostUser, nic } of config.ports) {
+        if (vhostUser) await daemon.addVhostUser({ name, ...vhostUser });
+        if (nic) await daemon.addCard({ name, ...nic });
+      }
     } catch (error) {
       await daemon.stop();
       throw error;
@@ -98,6 +105,7 @@ export class Daemon implements Control {
     this.#lanes.on('died', (error) => this.#fatal(new Error(`a lane failed: ${error.stack}`)));
     this.#ports = new SwitchPorts(this.#lanes, log);
     this.#vhostUser = new VhostUserPorts(this.#ports, mount, log);
+    this.#cards = new CardPorts(this.#ports, log);
     this.#interfaces = new TunInterfaces(this.#ports, randomBytes);
     this.#tun = new TunDevice(this.#interfaces, log, (kh) => this.#connection.notifyPoll(kh));
     const identify: Identify = (pid, fd) => this.#tree.identify(pid, fd);
@@ -119,6 +127,7 @@ export class Daemon implements Control {
     this.#connection.close();
     this.#notifications.close();
     await this.#tree.closeAll();
+    await this.#cards.close();
     await this.#vhostUser.close();
     await this.#ports.close();
     await this.#lanes.stop();
@@ -180,7 +189,16 @@ export class Daemon implements Control {
     return await this.#vhostUser.add(options);
   }
 
+  async addCard(options: CardOptions): Promise<PortStatus> {
+    return await this.#cards.add(options);
+  }
+
+  cardStatistics(name: string): Record<string, number> {
+    return this.#cards.statistics(name);
+  }
+
   async removePort(name: string): Promise<void> {
+    if (await this.#cards.remove(name)) return;
     if (await this.#vhostUser.remove(name)) return;
     const tun = this.#interfaces.get(name);
     if (tun?.persistent && (await this.#tun.exclusively(() => this.#interfaces.remove(name)))) return;

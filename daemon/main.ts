@@ -4,7 +4,7 @@
  * What runs the switch is imported only by the command that does: a client answers in a fraction of the time.
  */
 import { resolve } from 'node:path';
-import { Command, InvalidArgumentError, Option } from 'commander';
+import { Argument, Command, InvalidArgumentError, Option } from 'commander';
 import packageJson from '../package.json' with { type: 'json' };
 import {
   DEFAULT_SOCKET,
@@ -17,6 +17,7 @@ import {
   type Status,
 } from './control.ts';
 import { ControlClient } from './control-client.ts';
+import type { ModelOptions } from './model.ts';
 import { formatFdb, formatLanes, formatMemory, formatPorts, formatRings, formatStatus } from './show.ts';
 
 const EXIT_FAILURE = 1;
@@ -50,6 +51,23 @@ program
     }
     const { runDaemon } = await import('./run.ts');
     await runDaemon(config);
+  });
+
+program
+  .command('model')
+  .description('serve software network cards to QEMU (vfio-user-pci), or to nic ports: one, or two cabled together')
+  .addArgument(new Argument('<card>', 'what they are').choices(['82599']))
+  .requiredOption('--socket <path>', 'where a card is served; twice for two', (path: string, all?: string[]) => [
+    ...(all ?? []),
+    path,
+  ])
+  .option('--tap <name>', 'cable a single card to this tap')
+  .option('--tun <file>', "the tap's device file: the kernel's, or the one of a switch (default: /dev/net/tun)")
+  .option('--mac <address>', 'address of the first card; random without')
+  .option('--device <id>', 'PCI device id (default: 10fb)')
+  .action(async (_: string, { socket, ...options }: Omit<ModelOptions, 'sockets'> & { socket: string[] }) => {
+    const { runModel } = await import('./model.ts');
+    await runModel({ sockets: socket, ...options });
   });
 
 program
@@ -160,6 +178,46 @@ program
   })
   .action(async (options: { socket?: string; aging: number }) => {
     await client(options).put('/v1/fdb', { aging: options.aging });
+  });
+
+const nic = program.command('nic').description('network cards: which there are, and which driver has them');
+const cardAddress = (): Argument => new Argument('<address>', 'PCI address, such as 0000:01:00.0 or 01:00.0');
+nic
+  .command('list')
+  .description('network cards, their drivers, and what this machine uses them for')
+  .option('--json', 'for programs')
+  .action(async ({ json }: { json?: boolean }) => {
+    const { formatNics, listNics } = await import('./nic-command.ts');
+    const rows = listNics();
+    print(json ? JSON.stringify(rows, null, 2) : formatNics(rows));
+  });
+nic
+  .command('show')
+  .description('one card in detail')
+  .addArgument(cardAddress())
+  .option('--json', 'for programs')
+  .action(async (address: string, { json }: { json?: boolean }) => {
+    const { formatNic, showNic } = await import('./nic-command.ts');
+    const details = showNic(address);
+    print(json ? JSON.stringify(details, null, 2) : formatNic(details));
+  });
+nic
+  .command('bind')
+  .description('take a card from the kernel, so that the switch can have it')
+  .addArgument(cardAddress())
+  .option('--driver <driver>', 'driver to give it to; none: no driver, for use without an IOMMU', 'vfio-pci')
+  .option('--force', "even if the machine's own addresses or routes go with it")
+  .action(async (address: string, options: { driver: string; force?: boolean }) => {
+    const { bindNic } = await import('./nic-command.ts');
+    print(bindNic(address, options));
+  });
+nic
+  .command('unbind')
+  .description("give a card back to the kernel's own driver")
+  .addArgument(cardAddress())
+  .action(async (address: string) => {
+    const { unbindNic } = await import('./nic-command.ts');
+    print(unbindNic(address));
   });
 
 async function show(

@@ -16,6 +16,7 @@ import { type Watch, watchReadable } from '../linux/watch.ts';
 import { isPrivate, privateBytes, SHARED_MEMORY_CURE, sharedBytes } from '../memory/client-memory.ts';
 import { FrameRing, frameRingBytes } from '../memory/frame-ring.ts';
 import { SharedBuffer } from '../memory/shared-buffer.ts';
+import type { CardQueueDescription } from '../switch/card-queue.ts';
 import { newCounters, type PortCounters, readCounters } from '../switch/counters.ts';
 import { INBOX_BYTES, OUTBOX_BYTES } from '../switch/guest-queue.ts';
 import type { LaneEvent } from '../switch/lane.ts';
@@ -50,6 +51,23 @@ export interface VhostUserStatus {
   pid: number;
 }
 
+/** What a card's port knows of its card. */
+export interface CardStatus {
+  device: string;
+  queues: number;
+  speedMbps: number;
+}
+
+/** What the owner of a card does with its port. */
+export interface CardPortHandle {
+  /** The card's queues are enabled: the lane hands out buffers. */
+  start(): Promise<void>;
+  setCarrier(up: boolean): Promise<void>;
+  /** The card is no longer there; `message` says so to the operator. */
+  lose(message: string): Promise<void>;
+  remove(): Promise<void>;
+}
+
 interface Port {
   id: number;
   name: string;
@@ -66,6 +84,7 @@ interface Port {
   /** The kernel's vhost-net file that serves the tap; -1 without. */
   vhostFd: number;
   vhostUser: (() => VhostUserStatus) | null;
+  card: (() => CardStatus) | null;
   error: string | null;
   /** Processes that a warning was given about. */
   warned: Set<number>;
@@ -105,6 +124,41 @@ export class SwitchPorts implements PortFactory {
     const port = this.#newPort(name, 'vhost-user');
     port.vhostUser = status;
     return await this.#createGuestPort(port);
+  }
+
+  /** A port of a card's queues, down until the card has a link. Rejects when the lane cannot map their memory. */
+  async createCardPort(
+    name: string,
+    offloads: number,
+    queues: CardQueueDescription[],
+    status: () => CardStatus,
+  ): Promise<CardPortHandle> {
+    const port = this.#newPort(name, 'nic');
+    const { lane, id } = port;
+    port.card = status;
+    port.offloads = offloads;
+    port.carrierUp = false;
+    try {
+      await lane.call('addCardPort', id, name, port.counters, offloads, queues);
+    } catch (error) {
+      this.#forget(port);
+      throw error;
+    }
+    await this.#applyLink(port);
+    return {
+      start: () => lane.call('startCard', id),
+      setCarrier: async (up) => {
+        port.carrierUp = up;
+        await this.#applyLink(port);
+      },
+      lose: async (message) => {
+        port.error = message;
+        port.carrierUp = false;
+        await lane.call('loseCard', id);
+        await this.#applyLink(port);
+      },
+      remove: () => this.#remove(port),
+    };
   }
 
   async #createGuestPort(port: Port): Promise<PortHandle> {
@@ -250,6 +304,7 @@ export class SwitchPorts implements PortFactory {
       tapFd: NO_FD,
       vhostFd: NO_FD,
       vhostUser: null,
+      card: null,
       error: null,
       warned: new Set(),
     };
@@ -319,6 +374,7 @@ export class SwitchPorts implements PortFactory {
     const queues = [...port.queues.values()];
     const { pid: peer = 0, ...vhostUser } = port.vhostUser?.() ?? {};
     const pids = new Set([...queues.map((queue) => queue.pid), peer].filter((pid) => pid > 0));
+    const card = port.card?.() ?? null;
     const path = pathOf(port.kind, queues, port.vhostFd >= 0);
     const carrierUp = port.carrierUp && port.error === null && (port.kind !== 'vhost-user' || path !== 'none');
     return {
@@ -328,9 +384,10 @@ export class SwitchPorts implements PortFactory {
       link: port.linkUp ? 'up' : 'down',
       carrier: carrierUp ? 'up' : 'down',
       offloads: OFFLOAD_NAMES.filter(([bit]) => (port.offloads & bit) !== 0).map(([, name]) => name),
-      queues: port.kind === 'tap' ? 1 : queues.length,
+      queues: port.kind === 'tap' ? 1 : (card?.queues ?? queues.length),
       path,
       vhostUser: port.vhostUser ? (vhostUser as PortStatus['vhostUser']) : null,
+      nic: card ? { device: card.device, speedMbps: card.speedMbps } : null,
       persistent: port.persistent,
       clients: [...pids].map((pid) => ({ pid, command: commandName(pid) })),
       mac: null,
@@ -341,6 +398,7 @@ export class SwitchPorts implements PortFactory {
 }
 
 function pathOf(kind: Port['kind'], queues: GuestPortQueue[], kernelVhost: boolean): PortStatus['path'] {
+  if (kind === 'nic') return 'card';
   if (kind === 'tap') return kernelVhost ? 'vhost' : 'file';
   const served = queues.filter((queue) => queue.running.size > 0).length;
   if (kind === 'vhost-user') return served === 0 ? 'none' : 'vhost-user';

@@ -23,3 +23,15 @@ export function guestImage(cache: string = path.join(projectRoot, '.cache')): Gu
   }
   return image;
 }
+
+/**
+ * The program that starts the QEMU which `lab/qemu/build` fetched below `cache`: newer than Debian 12's, it takes cards
+ * that another process serves (`vfioUserCard`).
+ *
+ * Throws an Error that says which file is missing, and that `scripts/setup` fetches it.
+ */
+export function fetchedQemu(cache: string = path.join(projectRoot, '.cache')): string {
+  const program = path.join(cache, 'qemu', 'run');
+  if (!fs.existsSync(program)) throw new Error(`There is no ${program}: run scripts/setup first.`);
+  return program;
+}

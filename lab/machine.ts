@@ -21,7 +21,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { Agent, type CommandResult } from './agent.ts';
-import { type GuestImage, guestImage, projectRoot } from './artifacts.ts';
+import { fetchedQemu, type GuestImage, guestImage, projectRoot } from './artifacts.ts';
 import { Program } from './program.ts';
 import { quote, tail } from './words.ts';
 
@@ -35,7 +35,14 @@ export interface MachineOptions {
   smp?: number;
   /** Whether the guest's memory is a memfd that others can map (vhost-user, the clones). Default true. */
   sharedMemory?: boolean;
-  /** Arguments of QEMU, a list for each card: see `virtioNet`. The cards are eth0, eth1, ... in this order. */
+  /**
+   * Which QEMU: the machine's own (Debian 12's), or the newer one that scripts/setup fetches, which cards from another
+   * process need. Default `installed`.
+   */
+  qemu?: 'installed' | 'fetched';
+  /** Whether the guest has an IOMMU (Intel VT-d) that it uses for all its devices, as VFIO wants. Default false. */
+  iommu?: boolean;
+  /** Arguments of QEMU, a list for each card: see `virtioNet`, `vfioUserCard`. The cards are eth0, eth1, ... in this order. */
   netdevs?: string[][];
   /** Words before the QEMU command, such as `['bin/ringswitch', 'exec', '--socket', path, '--']`. */
   launcher?: string[];
@@ -288,9 +295,18 @@ const FAST_BOOT = [
   'tsc=reliable',
 ];
 
+/**
+ * An IOMMU for the guest: before all devices, which it has to know from their start. VFIO on it needs caching mode (the
+ * guest announces new mappings too) and interrupt remapping, which in turn wants the I/O APIC outside the accelerator.
+ */
+const VIRTUAL_IOMMU = [
+  ...['-machine', 'kernel-irqchip=split'],
+  ...['-device', 'intel-iommu,intremap=on,caching-mode=on'],
+];
+
 /** QEMU's whole command. */
 function qemuCommand(options: MachineOptions, image: GuestImage, agentSocket: string): string[] {
-  const { name = 'guest', memoryMiB = 256, smp = 1, sharedMemory = true, accel = 'tcg' } = options;
+  const { name = 'guest', memoryMiB = 256, smp = 1, sharedMemory = true, accel = 'tcg', iommu = false } = options;
   const memory = ['-m', `${memoryMiB}M`];
   if (sharedMemory) {
     memory.push(
@@ -301,10 +317,12 @@ function qemuCommand(options: MachineOptions, image: GuestImage, agentSocket: st
     );
   }
   const kernelArgs = ['console=ttyS0', 'loglevel=4', ...FAST_BOOT, ...(options.kernelArgs ?? [])];
+  if (iommu) kernelArgs.push('intel_iommu=on');
   return [
-    'qemu-system-x86_64',
+    options.qemu === 'fetched' ? fetchedQemu() : 'qemu-system-x86_64',
     ...['-name', name, '-nodefaults', '-no-user-config', '-display', 'none'],
     ...['-machine', 'q35', '-accel', accel, '-cpu', 'max', '-smp', `${smp}`, ...memory],
+    ...(iommu ? VIRTUAL_IOMMU : []),
     ...['-kernel', image.kernel, '-initrd', image.initramfs, '-append', kernelArgs.join(' ')],
     ...['-chardev', 'stdio,id=console,signal=off', '-serial', 'chardev:console'],
     ...['-chardev', `socket,id=agent,path=${agentSocket}`, '-device', 'virtio-serial-pci'],

@@ -22,6 +22,8 @@ const c = {
   write: libcFunction('int64_t write(int fd, const void *buffer, size_t count)'),
   readAt: libcFunction('int64_t read(int fd, uintptr_t buffer, size_t count)'),
   writeAt: libcFunction('int64_t write(int fd, uintptr_t buffer, size_t count)'),
+  pread: libcFunction('int64_t pread(int fd, void *buffer, size_t count, int64_t offset)'),
+  pwrite: libcFunction('int64_t pwrite(int fd, const void *buffer, size_t count, int64_t offset)'),
   writev: libcFunction('int64_t writev(int fd, uintptr_t iov, int iovcnt)'),
   flock: libcFunction('int flock(int fd, int operation)'),
   fcntl: libcFunction('int fcntl(int fd, int command, long argument)'),
@@ -54,6 +56,18 @@ export function read(fd: number, buffer: Uint8Array, count = buffer.byteLength):
 /** write(2) of the first `count` bytes of `buffer`. */
 export function write(fd: number, buffer: Uint8Array, count = buffer.byteLength): number {
   return check(c.write(fd, buffer, count), 'write', { fd, count });
+}
+
+/** pread(2) at `offset` into all of `buffer`: bytes read, fewer at the end. */
+export function pread(fd: number, buffer: Uint8Array, offset: number): number {
+  const count = buffer.byteLength;
+  return check(c.pread(fd, buffer, count, offset), 'pread', { fd, count, offset });
+}
+
+/** pwrite(2) of all of `buffer` at `offset`: bytes written. */
+export function pwrite(fd: number, buffer: Uint8Array, offset: number): number {
+  const count = buffer.byteLength;
+  return check(c.pwrite(fd, buffer, count, offset), 'pwrite', { fd, count, offset });
 }
 
 /** read(2) into `buffer`: bytes read, or the negative errno. Throws nothing. */

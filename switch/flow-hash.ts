@@ -37,7 +37,7 @@ import {
   IPV6_ROUTING,
   MAX_VLAN_TAGS,
   VLAN_TAG_LENGTH,
-} from './header-fields.ts';
+} from '../packet/header-fields.ts';
 
 /** Bytes of a frame that the hash looks at, at most. */
 export const FLOW_HASH_HEADER_LENGTH = 128;

@@ -17,6 +17,7 @@ import { SplitVirtqueue } from '../vhost/split-virtqueue.ts';
 import type { MemoryTable } from '../vhost/vhost-device.ts';
 import { featureNames, hasFeature, VIRTIO_F_RING_PACKED } from '../vhost/virtio.ts';
 import type { RingDescription, Virtqueue } from '../vhost/virtqueue.ts';
+import { CardQueue, type CardQueueDescription } from './card-queue.ts';
 import type { PortCounters } from './counters.ts';
 import { Engine } from './engine.ts';
 import { GuestQueue, type Mailbox } from './guest-queue.ts';
@@ -246,9 +247,42 @@ export class Lane {
     this.#engine.addPort(port);
   }
 
+  /**
+   * Adds queues of the network card as one port: maps their memory and fills their receive rings. The card gets the buffers
+   * with {@link startCard}. Throws SystemError; there is no port then.
+   */
+  addCardPort(
+    id: number,
+    name: string,
+    counters: PortCounters,
+    offloads: number,
+    descriptions: CardQueueDescription[],
+  ): void {
+    const port = new Port(id, name, counters);
+    port.offloads = offloads;
+    try {
+      for (const description of descriptions) port.queues.push(new CardQueue(description, this.#arena));
+    } catch (error) {
+      for (const queue of port.queues) (queue as CardQueue).close();
+      throw error;
+    }
+    this.#engine.addPort(port);
+  }
+
+  /** The card's queues are enabled: it gets their receive buffers. */
+  startCard(id: number): void {
+    for (const queue of this.#engine.port(id).queues) (queue as CardQueue).start();
+  }
+
+  /** The card is no longer there: nothing more is written to it. */
+  loseCard(id: number): void {
+    for (const queue of this.#engine.port(id).queues) (queue as CardQueue).gone = true;
+    this.#engine.refreshPorts();
+  }
+
   removePort(id: number): void {
     for (const queue of this.#engine.port(id).queues) {
-      if (queue instanceof TapQueue || queue instanceof VhostTapQueue) queue.close();
+      if (queue instanceof TapQueue || queue instanceof VhostTapQueue || queue instanceof CardQueue) queue.close();
       else if (queue instanceof GuestQueue) this.#stopRings(queue);
     }
     this.#engine.removePort(id);

@@ -9,6 +9,14 @@ import { TUN_F_CSUM, TUN_F_TSO_ECN, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4, TUN_F_US
 import { type Address, viewMemory } from '../linux/libc.ts';
 import type { Arena } from '../memory/arena.ts';
 import { FrameBatch, HEADER_BYTES, MAX_FRAME_BYTES } from '../memory/frame-batch.ts';
+import { completePartialChecksum, type sum } from '../packet/checksum.ts';
+import {
+  ETHERNET_TYPE,
+  ETHERTYPE_CTAG,
+  ETHERTYPE_IPV6,
+  ETHERTYPE_STAG,
+  VLAN_TAG_LENGTH,
+} from '../packet/header-fields.ts';
 import { CSUM_BYTES } from '../vhost/net-header.ts';
 import {
   VIRTIO_NET_HDR_F_NEEDS_CSUM,
@@ -18,8 +26,6 @@ import {
   VIRTIO_NET_HDR_GSO_TCPV6,
   VIRTIO_NET_HDR_GSO_UDP_L4,
 } from '../vhost/virtio.ts';
-import { completePartialChecksum, type sum } from './checksum.ts';
-import { ETHERNET_TYPE, ETHERTYPE_CTAG, ETHERTYPE_IPV6, ETHERTYPE_STAG, VLAN_TAG_LENGTH } from './header-fields.ts';
 import { Segmenter } from './segmentation.ts';
 
 /** The EtherType of a frame or behind a VLAN tag. */

@@ -16,13 +16,7 @@
  * One Segmenter belongs to one lane; it holds one plan at a time, and `emit` allocates nothing.
  */
 import { MAX_FRAME_BYTES } from '../memory/frame-batch.ts';
-import {
-  VIRTIO_NET_HDR_GSO_ECN,
-  VIRTIO_NET_HDR_GSO_TCPV4,
-  VIRTIO_NET_HDR_GSO_TCPV6,
-  VIRTIO_NET_HDR_GSO_UDP_L4,
-} from '../vhost/virtio.ts';
-import { finish, finishUdp, fold, pseudoHeaderSumIpv4, pseudoHeaderSumIpv6, sum } from './checksum.ts';
+import { finish, finishUdp, fold, pseudoHeaderSumIpv4, pseudoHeaderSumIpv6, sum } from '../packet/checksum.ts';
 import {
   ETHERNET_HEADER_LENGTH,
   ETHERNET_TYPE,
@@ -67,7 +61,13 @@ import {
   UDP_HEADER_LENGTH,
   UDP_LENGTH,
   VLAN_TAG_LENGTH,
-} from './header-fields.ts';
+} from '../packet/header-fields.ts';
+import {
+  VIRTIO_NET_HDR_GSO_ECN,
+  VIRTIO_NET_HDR_GSO_TCPV4,
+  VIRTIO_NET_HDR_GSO_TCPV6,
+  VIRTIO_NET_HDR_GSO_UDP_L4,
+} from '../vhost/virtio.ts';
 
 /** The longest headers, Ethernet to TCP, that are segmented; the longest without IPv6 extensions are 142 bytes. */
 export const MAX_HEADER_LENGTH = 256;

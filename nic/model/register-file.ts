@@ -20,6 +20,7 @@ export interface RegisterBehaviour {
 export class RegisterFile {
   readonly #values = new Uint32Array(REGISTER_SPACE_BYTES / 4);
   readonly #behaviours = new Map<number, RegisterBehaviour>();
+  readonly #listeners = new Map<number, () => void>();
 
   /** Defines the register at `offset` (bytes, a multiple of 4). Throws Error when it is defined already. */
   define(offset: number, behaviour: RegisterBehaviour = {}): void {
@@ -39,6 +40,11 @@ export class RegisterFile {
     });
   }
 
+  /** Calls back after each write of a register, when its value stands. */
+  onWrite(offset: number, listener: () => void): void {
+    this.#listeners.set(offset, listener);
+  }
+
   /** What software reads: 32 bits at a multiple of 4. */
   read(offset: number): number {
     const behaviour = this.#behaviours.get(offset);
@@ -55,6 +61,7 @@ export class RegisterFile {
     const mask = behaviour.writable ?? 0xffffffff;
     const merged = ((stored & ~mask) | (value & mask)) >>> 0;
     this.#values[offset >>> 2] = behaviour.write === undefined ? merged : behaviour.write(merged, stored);
+    this.#listeners.get(offset)?.();
   }
 
   /** The stored value, without the side effects of reading: for the card's own blocks. */

@@ -1,5 +1,6 @@
 /** A daemon without a switch: what it answers is made up (docs/control-api.md shows it), what it is asked is noted. */
 import {
+  type CardOptions,
   type Control,
   ControlError,
   type FdbRow,
@@ -76,6 +77,16 @@ export class FakeControl implements Control {
     return tapPort(options.name, options.persistent);
   }
 
+  async addCard(options: CardOptions): Promise<PortStatus> {
+    this.#note('addCard', options);
+    return { ...guestPort(), name: options.name, kind: 'nic', nic: { device: options.device, speedMbps: 0 } };
+  }
+
+  cardStatistics(name: string): Record<string, number> {
+    this.#note('cardStatistics', name);
+    return { rx_packets: 3 };
+  }
+
   async addVhostUser(options: VhostUserOptions): Promise<PortStatus> {
     this.#note('addVhostUser', options);
     return vhostUserPort(options);
@@ -125,6 +136,7 @@ export function guestPort(): PortStatus {
     queues: 1,
     path: 'vhost',
     vhostUser: null,
+    nic: null,
     persistent: false,
     clients: [{ pid: 2077, command: 'qemu-system-x86' }],
     mac: '6e:21:0c:9a:44:f3',

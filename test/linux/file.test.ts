@@ -10,6 +10,8 @@ import {
   O_RDONLY,
   O_RDWR,
   open,
+  pread,
+  pwrite,
   read,
   readAddress,
   setCloseOnExec,
@@ -60,6 +62,20 @@ describe('files', () => {
     failsWith('EBADF', 'read', 'fd=-1, count=4', () => read(-1, Buffer.alloc(4)));
     failsWith('EBADF', 'write', 'fd=-1, count=4', () => write(-1, Buffer.alloc(4)));
     failsWith('EBADF', 'fcntl', 'fd=-1, command="F_GETFD"', () => setCloseOnExec(-1, true));
+  });
+
+  it('are read and written at an offset, beyond 4 GiB too', () => {
+    const far = 2 ** 40 + 3;
+    const fd = open(path.join(folder, 'sparse'), O_RDWR | O_CREAT, 0o600);
+    assert.equal(pwrite(fd, Buffer.from('far away'), far), 8);
+    const buffer = Buffer.alloc(6);
+    assert.equal(pread(fd, buffer, far + 4), 4, 'fewer at the end');
+    assert.equal(buffer.toString('latin1', 0, 4), 'away');
+    assert.equal(pread(fd, buffer, 0), 6, 'a hole');
+    assert.deepEqual(buffer, Buffer.alloc(6));
+    close(fd);
+    failsWith('EBADF', 'pread', 'fd=-1, count=6, offset=7', () => pread(-1, buffer, 7));
+    failsWith('EBADF', 'pwrite', 'fd=-1, count=6, offset=7', () => pwrite(-1, buffer, 7));
   });
 
   it('give -1 where a non-blocking descriptor has nothing', () => {

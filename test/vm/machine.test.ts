@@ -93,6 +93,13 @@ describe('a machine', function () {
     });
   });
 
+  it('has an IOMMU under the fetched QEMU, with a group for each device', async () => {
+    await using machine = await Machine.start({ qemu: 'fetched', iommu: true, modules: ['vfio-pci'] });
+    assert.notEqual((await machine.sh('ls /sys/kernel/iommu_groups')).trim(), '');
+    await machine.sh('test -c /dev/vfio/vfio');
+    await machine.powerOff();
+  });
+
   it('talks to another', async () => {
     const socket = path.join(fs.mkdtempSync(path.join(os.tmpdir(), 'ringswitch-test-')), 'wire');
     const card = (netdev: string, last: number) => [

@@ -8,7 +8,7 @@ import {
   pseudoHeaderSumIpv4,
   pseudoHeaderSumIpv6,
   sum,
-} from '../../switch/checksum.ts';
+} from '../../packet/checksum.ts';
 
 /** Annotated hex: what stands after a `#` is a comment. */
 function hex(text: string): Uint8Array {

@@ -1,0 +1,32 @@
+/** What the frame engines need of the card's other blocks. */
+import type { HostBus } from './host-bus.ts';
+import type { RegisterFile } from './register-file.ts';
+
+export interface EngineHost {
+  registers: RegisterFile;
+  bus: HostBus;
+  interrupts: {
+    /** Causes in EICR that do not come from a queue. */
+    raise(causes: number): void;
+    /** Something was received on a queue, or sent. */
+    receive(queue: number): void;
+    transmit(queue: number): void;
+  };
+  statistics: {
+    queueReceived(queue: number, bytes: number): void;
+    queueTransmitted(queue: number, bytes: number): void;
+    queueDropped(queue: number): void;
+    /** A frame that found no room in the packet buffer. */
+    missed(): void;
+    /** A frame whose checksum was wrong. */
+    checksumError(): void;
+  };
+  mac: {
+    /** A whole frame without its CRC goes out. */
+    transmit(frame: Uint8Array): void;
+    /** Called for each frame that comes in, without its CRC; it is the receiver's only during the call. */
+    onFrame: (frame: Uint8Array, loopback: boolean) => void;
+  };
+  /** The host gave the card what it cannot work with: told once for each time that a queue stops. */
+  onFault: (message: string) => void;
+}

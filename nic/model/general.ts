@@ -1,0 +1,80 @@
+/** General control (82599 datasheet §8.2.3.1): resets, what the card is, and registers that only keep what is written. */
+import {
+  CTRL,
+  CTRL_EXT,
+  CTRL_LRST,
+  CTRL_PCIE_MASTER_DISABLE,
+  CTRL_RST,
+  EXVET,
+  FDIRCTRL,
+  FDIRCTRL_INIT_DONE,
+  FRTIMER,
+  GCR,
+  GCR_EXT,
+  GSCL,
+  LEDCTL,
+  PCIE_DIAG0,
+  PFDTXGSWC,
+  PFVFRE,
+  PFVFTE,
+  PFVTCTL,
+  RTRPCS,
+  RTTBCNRC,
+  RTTDQSEL,
+  RTTDT1C,
+  RTTPCS,
+  STATUS,
+  STATUS_LINK_UP,
+  STATUS_PCIE_MASTER_ENABLE,
+  TCPTIMER,
+} from '../registers.ts';
+import type { Link } from './link.ts';
+import type { RegisterFile } from './register-file.ts';
+
+/** Flow director: its commands and tables, of which the model only keeps the words (§8.2.3.21). */
+const FDIRCMD = 0x0ee2c;
+const FDIRCMD_CMD_MASK = 3;
+const FDIR_FIRST = 0x0ee04;
+const FDIR_LAST = 0x0ee78;
+const EXVET_INITIAL = 0x81000000;
+const US_PER_TICK = 1;
+
+export class General {
+  /** A device reset was asked for: CTRL.RST or CTRL.LRST. */
+  onReset: () => void = () => {};
+
+  constructor(registers: RegisterFile, link: Link, now: () => number) {
+    registers.define(CTRL, {
+      write: (value) => {
+        if ((value & (CTRL_RST | CTRL_LRST)) !== 0) this.#reset = true;
+        return (value & ~(CTRL_RST | CTRL_LRST)) >>> 0;
+      },
+    });
+    registers.onWrite(CTRL, () => {
+      if (!this.#reset) return;
+      this.#reset = false;
+      this.onReset();
+    });
+    registers.define(STATUS, {
+      read: () =>
+        (link.up ? STATUS_LINK_UP : 0) |
+        ((registers.get(CTRL) & CTRL_PCIE_MASTER_DISABLE) === 0 ? STATUS_PCIE_MASTER_ENABLE : 0),
+    });
+    registers.define(FRTIMER, { read: () => now() / US_PER_TICK });
+    registers.define(EXVET, { initial: EXVET_INITIAL });
+    registers.define(FDIRCTRL, { read: (stored) => stored | FDIRCTRL_INIT_DONE });
+    for (let offset = FDIR_FIRST; offset <= FDIR_LAST; offset += 4) {
+      const write = offset === FDIRCMD ? (value: number) => (value & ~FDIRCMD_CMD_MASK) >>> 0 : undefined;
+      registers.define(offset, { write });
+    }
+    const plain = [CTRL_EXT, LEDCTL, TCPTIMER, GCR, GCR_EXT, PCIE_DIAG0, PFVTCTL, PFDTXGSWC, RTRPCS, RTTPCS];
+    for (const offset of [...plain, RTTDQSEL, RTTDT1C, RTTBCNRC]) registers.define(offset);
+    for (let n = 0; n < 4; n++) registers.define(GSCL(n));
+    for (let n = 0; n < 2; n++) {
+      registers.define(PFVFRE(n));
+      registers.define(PFVFTE(n));
+    }
+  }
+
+  #reset = false;
+}

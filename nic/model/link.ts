@@ -1,0 +1,89 @@
+/**
+ * The link (82599 datasheet §3.7.4, §8.2.3.22): up when this side sends light and some comes in.
+ *
+ *     laser on (ESDP.SDP3 low) ──► light to the other end        light from there + laser on ──► LINKS, STATUS, EICR.LSC
+ */
+import {
+  ANLP1,
+  ANLP2,
+  AUTOC,
+  AUTOC_10G_PMA_PMD_SHIFT,
+  AUTOC_LMS_10G_SERIAL,
+  AUTOC_LMS_SHIFT,
+  AUTOC_RESTART_AN,
+  AUTOC2,
+  CORECTL,
+  EICR_LSC,
+  ESDP,
+  LINKS,
+  LINKS_SPEED_10G,
+  LINKS_UP,
+  MACC,
+  PCS1GANA,
+  PCS1GANLP,
+  PCS1GLCTL,
+  PCS1GLSTA,
+  PCSS1GC,
+} from '../registers.ts';
+import type { Interrupts } from './interrupts.ts';
+import type { RegisterFile } from './register-file.ts';
+import type { WireEnd } from './wire.ts';
+
+/** ESDP.SDP3 drives the module's TX_DISABLE. */
+const ESDP_TX_DISABLE = 1 << 3;
+/** The auto-negotiation state machine runs: drivers wait for it to leave 0 when they restart it. */
+const AN_STATE = 1 << 16;
+const AUTOC_INITIAL = (AUTOC_LMS_10G_SERIAL << AUTOC_LMS_SHIFT) | (1 << AUTOC_10G_PMA_PMD_SHIFT);
+
+export class Link {
+  /** Whether frames pass. */
+  up = false;
+  /** Told of each change. */
+  onChange: () => void = () => {};
+  readonly #registers: RegisterFile;
+  readonly #wire: WireEnd;
+  readonly #interrupts: Interrupts;
+  /** The host has started the card since it was switched on. */
+  #started = false;
+
+  constructor(registers: RegisterFile, wire: WireEnd, interrupts: Interrupts) {
+    this.#registers = registers;
+    this.#wire = wire;
+    this.#interrupts = interrupts;
+    registers.define(ESDP);
+    registers.onWrite(ESDP, () => this.refresh());
+    registers.define(AUTOC, {
+      initial: AUTOC_INITIAL,
+      write: (value) => (value & ~AUTOC_RESTART_AN) >>> 0,
+    });
+    registers.define(LINKS, { read: () => (this.up ? LINKS_UP | LINKS_SPEED_10G : 0) });
+    registers.define(ANLP1, { read: () => AN_STATE });
+    for (const plain of [ANLP2, AUTOC2, CORECTL, MACC, PCSS1GC, PCS1GLCTL, PCS1GLSTA, PCS1GANA, PCS1GANLP]) {
+      registers.define(plain);
+    }
+    wire.onCarrier = () => this.refresh();
+  }
+
+  /** The host has reset the card: from now on the laser is as ESDP says. */
+  start(): void {
+    this.#started = true;
+    this.refresh();
+  }
+
+  /** Looks at laser and light. */
+  refresh(): void {
+    const laser = this.#started && (this.#registers.get(ESDP) & ESDP_TX_DISABLE) === 0;
+    this.#wire.setTransmitting(laser);
+    const up = laser && this.#wire.carrier;
+    if (up === this.up) return;
+    this.up = up;
+    this.onChange();
+    this.#interrupts.raise(EICR_LSC);
+  }
+
+  /** The card was switched off, or its function reset: no light. */
+  stop(): void {
+    this.#started = false;
+    this.refresh();
+  }
+}
