@@ -99,46 +99,81 @@ interface AddOptions {
   path?: string;
   client?: boolean;
   queues?: number;
+  device?: string;
+  descriptors?: number;
+  mtu?: number;
+  withoutIommu?: boolean;
 }
 
 const port = program.command('port').description('add, remove and change ports');
+
+/** A whole number of things. */
+const numberOf =
+  (what: string) =>
+  (text: string): number => {
+    if (!/^\d+$/.test(text)) throw new InvalidArgumentError(`It is a number of ${what}.`);
+    return Number(text);
+  };
+
+/** The options of each kind of port, by the names that they have here. */
+const PORT_OPTIONS = {
+  tap: ['persistent'],
+  'vhost-user': ['path', 'client', 'queues'],
+  nic: ['device', 'queues', 'descriptors', 'mtu', 'withoutIommu'],
+} as const;
+type PortKind = keyof typeof PORT_OPTIONS;
+
 port
   .command('add')
-  .description('make a port: for a Linux tap, created or attached by name, or for a guest that comes over vhost-user')
-  .addArgument(program.createArgument('<kind>').choices(['tap', 'vhost-user']))
+  .description(
+    'make a port: for a Linux tap, created or attached by name, for a guest that comes over vhost-user, or for a network card',
+  )
+  .addArgument(program.createArgument('<kind>').choices(Object.keys(PORT_OPTIONS)))
   .argument('<name>')
   .addOption(socketOption())
   .option('--persistent', 'tap: it stays when the daemon goes')
   .option('--path <path>', 'vhost-user: its Unix socket')
   .option('--client', 'vhost-user: connect to the socket, which the guest makes')
-  .option('--queues <pairs>', 'vhost-user: queue pairs at the most (default: 1)', (text: string) => {
-    if (!/^\d+$/.test(text)) throw new InvalidArgumentError('It is a number of queue pairs.');
-    return Number(text);
-  })
-  .action(async (kind: 'tap' | 'vhost-user', name: string, options: AddOptions) => {
-    const { path, client: asClient, queues, persistent } = options;
-    if (kind === 'tap') {
-      if (path !== undefined || asClient || queues !== undefined) {
-        return program.error('error: --path, --client and --queues are for vhost-user ports');
-      }
-      await client(options).post('/v1/ports', { kind, name, persistent: persistent ?? false });
-      return;
+  .option(
+    '--queues <pairs>',
+    'vhost-user: queue pairs at the most; nic: queue pairs (default: 1)',
+    numberOf('queue pairs'),
+  )
+  .option('--device <device>', 'nic: a PCI address such as 0000:01:00.0, or vfio-user:/path of a software card')
+  .option('--descriptors <number>', 'nic: descriptors of each ring (default: 512)', numberOf('descriptors'))
+  .option('--mtu <bytes>', 'nic: longest payload of a frame (default: 1500)', numberOf('bytes'))
+  .option('--without-iommu', 'nic: even where no IOMMU keeps the card from the memory of the host (docs/nic.md)')
+  .action(async (kind: PortKind, name: string, { socket, ...given }: AddOptions) => {
+    const allowed: readonly string[] = PORT_OPTIONS[kind];
+    for (const option of Object.keys(given)) {
+      if (allowed.includes(option)) continue;
+      const dashed = option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+      return program.error(`error: --${dashed} is not for a ${kind} port; ${optionsOf(kind)}`);
     }
-    if (persistent)
-      return program.error('error: --persistent is for taps; a vhost-user port stays until it is removed');
-    if (path === undefined) return program.error('error: a vhost-user port needs --path, its Unix socket');
-    const absolute = resolve(path);
-    await client(options).post('/v1/ports', {
-      kind,
-      name,
-      path: absolute,
-      mode: asClient ? 'client' : 'server',
-      queues,
-    });
+    await client({ socket }).post('/v1/ports', { kind, name, ...portBody(kind, given) });
   });
+
+function optionsOf(kind: PortKind): string {
+  const names = PORT_OPTIONS[kind].map(
+    (option) => `--${option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`,
+  );
+  return `it takes ${names.join(', ')}`;
+}
+
+/** What the control API wants to know of a port, besides its kind and name. */
+function portBody(kind: PortKind, given: Omit<AddOptions, 'socket'>): object {
+  if (kind === 'tap') return { persistent: given.persistent ?? false };
+  if (kind === 'nic') {
+    if (given.device === undefined) program.error('error: a nic port needs --device, the card');
+    return given;
+  }
+  const { path, client: asClient, queues } = given;
+  if (path === undefined) return program.error('error: a vhost-user port needs --path, its Unix socket');
+  return { path: resolve(path), mode: asClient ? 'client' : 'server', queues };
+}
 port
   .command('remove')
-  .description('remove a tap or vhost-user port, or a persistent guest port that nobody has open')
+  .description('remove a tap, vhost-user or nic port, or a persistent guest port that nobody has open')
   .argument('<name>')
   .addOption(socketOption())
   .action(async (name: string, options: { socket?: string }) => {

@@ -13,6 +13,8 @@ export const MAP_NORESERVE = 0x4000;
 export const MADV_DONTNEED = 4;
 export const MADV_NOHUGEPAGE = 15;
 export const MFD_CLOEXEC = 0x1;
+const MFD_HUGETLB = 0x4;
+const MFD_HUGE_2MB = 21 << 26;
 const F_ADD_SEALS = 1033;
 const F_GET_SEALS = 1034;
 const F_SEAL_SHRINK = 0x0002;
@@ -70,9 +72,10 @@ export function sealAgainstShrinking(fd: number): boolean {
   return (seals & F_SEAL_SHRINK) !== 0 || c.fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK) === 0;
 }
 
-/** memfd_create(2), close-on-exec, grown to `size` bytes. */
-export function memfd(name: string, size: number): number {
-  const fd = check(c.memfd_create(name, MFD_CLOEXEC), 'memfd_create', { name });
+/** memfd_create(2), close-on-exec, grown to `size` bytes; of hugepages of 2 MiB where asked for. */
+export function memfd(name: string, size: number, hugepages = false): number {
+  const flags = hugepages ? MFD_CLOEXEC | MFD_HUGETLB | MFD_HUGE_2MB : MFD_CLOEXEC;
+  const fd = check(c.memfd_create(name, flags), 'memfd_create', { name });
   if (c.ftruncate(fd, size) === 0) return fd;
   const errno = lastErrno();
   close(fd);

@@ -114,6 +114,8 @@ export class SysfsDevice implements PciDevice {
       },
       fs.statSync(path.join(folder, 'config')).size,
     );
+    // A card whose last owner was killed may still be writing to memory that is no longer its own.
+    this.#config.changeCommand(PCI_COMMAND_MASTER, false);
     // A pin interrupt would have nobody to take it.
     this.#config.changeCommand(PCI_COMMAND_MEMORY | PCI_COMMAND_INTX_DISABLE, true);
     this.#registers = new MappedRegisters(

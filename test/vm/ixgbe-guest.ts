@@ -38,8 +38,10 @@ export async function bootIxgbeGuest({ name, number, socket, machine }: IxgbeGue
 /** Gives eth0 its addresses, as after each loading of the driver, and brings it up. */
 export async function bringUp(guest: Machine, number: number): Promise<void> {
   await guest.sh(`set -e
-    echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad
-    echo 0 > /proc/sys/net/ipv6/conf/eth0/router_solicitations
+    cd /proc/sys/net/ipv6/conf/eth0
+    echo 0 > accept_dad
+    echo 0 > router_solicitations
+    echo 1 > keep_addr_on_down
     ip address add ${ipOf(number)}/24 dev eth0
     ip link set eth0 up
     ip address add ${ip6Of(number)}/64 dev eth0`);

@@ -92,6 +92,13 @@ describe('a card without an IOMMU', () => {
     assert.equal(new Uint32Array(viewMemory(access.address, access.length))[0], 0x84030201);
   });
 
+  it('is no bus master when it is opened, whatever its last owner left', () => {
+    const config = fs.readFileSync(file('config'));
+    config.writeUInt16LE(0x7, 4);
+    fs.writeFileSync(file('config'), config);
+    assert.equal(openCard().readConfig(4, 2), 0x403);
+  });
+
   it('is reset where sysfs can', () => {
     const card = openCard();
     assert.equal(card.reset(), false);
