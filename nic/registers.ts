@@ -112,6 +112,9 @@ export const EITR = (n: number): number => (n < 24 ? 0x00820 + 4 * n : 0x12300 +
 /** Shortest time between two interrupts, in units of 2 µs at 10 Gb/s. */
 export const EITR_INTERVAL_SHIFT = 3;
 export const EITR_INTERVAL_MASK = 0xff8;
+/** What is left of it, without its two lowest bits; written only where CNT_WDIS is 0. */
+export const EITR_COUNTER_SHIFT = 21;
+export const EITR_COUNTER_MASK = 0x7f << 21;
 export const EITR_CNT_WDIS = 2 ** 31;
 /** Four entries of eight bits each: queues 2n and 2n + 1, receive then transmit of each. */
 export const IVAR = (n: number): number => 0x00900 + 4 * n;

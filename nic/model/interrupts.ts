@@ -4,7 +4,8 @@
  *     queue ──► IVAR ──► vector v: pending bit ──┐ EIMS bit, and EITR(v)'s interval is over
  *     other causes (EICR 16 … 30) ──► IVAR_MISC ─┴─► message; auto-clear (EIAC), auto-mask (EIAM)
  *
- * Bits 0 to 15 of EICR, EIMS and EIAM are those of the _EX(0) registers.
+ * Bits 0 to 15 of EICR, EIMS and EIAM are those of the _EX(0) registers. A message goes when a cause comes, and when one that is
+ * pending is enabled: a cause that stays pending does not send another.
  */
 import {
   EIAC,
@@ -13,6 +14,7 @@ import {
   EICR,
   EICR_OTHER,
   EICR_RTX_QUEUES,
+  EICR_TCP_TIMER,
   EICS,
   EICS_EX,
   EIMC,
@@ -21,6 +23,8 @@ import {
   EIMS_EX,
   EITR,
   EITR_CNT_WDIS,
+  EITR_COUNTER_MASK,
+  EITR_COUNTER_SHIFT,
   EITR_INTERVAL_MASK,
   EITR_INTERVAL_SHIFT,
   GPIE,
@@ -42,7 +46,11 @@ const WORDS = 2;
 const IVARS = 64;
 const EITRS = 129;
 const EITR_UNIT_US = 2;
+/** EITR has the upper seven of the nine bits of its counter. */
+const EITR_COUNTER_UNIT_US = 4 * EITR_UNIT_US;
 const OTHER_CAUSES = 0x7fff0000;
+/** What a read clears with GPIE.OCD: EICR 16 to 29. */
+const OTHER_CLEAR_CAUSES = 0x3fff0000;
 const VECTOR_MASK = 0x3f;
 /** Where there is one message for everything. */
 const SINGLE_VECTOR = 0;
@@ -72,23 +80,27 @@ export class Interrupts {
     registers.define(EICR, {
       read: () => {
         const value = this.#eicr();
-        // With other-clear-disable in MSI-X mode a read clears queues' causes only (§8.2.3.6.1).
-        this.#pending[0] = this.#pending[0]! & ~EICR_RTX_QUEUES;
-        if (!this.#has(GPIE_OCD)) this.#causes = 0;
+        const cleared = this.#has(GPIE_OCD) ? OTHER_CLEAR_CAUSES : EICR_RTX_QUEUES | OTHER_CAUSES;
+        this.#clear(cleared);
+        if (!this.#masksByMessage) this.#mask(cleared);
         return value;
       },
       write: (value) => {
-        this.#pending[0] = this.#pending[0]! & ~low(value);
-        this.#causes &= ~value;
+        this.#clear(value);
+        if (!this.#masksByMessage) this.#mask(value);
         return 0;
       },
     });
     registers.define(EICS, {
       read: () => this.#eicr(),
       write: (value) => {
-        this.#pending[0] = this.#pending[0]! | low(value);
+        if (!this.#masksByMessage) {
+          this.#enabled[0] = this.#enabled[0]! | (low(value) & this.#autoMask[0]!);
+          this.#causesEnabled |= high(value) & this.#causesAutoMask;
+        }
         this.#causes |= high(value);
-        this.#fire();
+        this.#set(0, low(value));
+        this.#fireCauses(high(value));
         return 0;
       },
     });
@@ -97,6 +109,7 @@ export class Interrupts {
       write: (value) => {
         this.#causesEnabled |= high(value);
         this.#enable(0, low(value));
+        this.#fireCauses(high(value));
         return 0;
       },
     });
@@ -121,8 +134,12 @@ export class Interrupts {
     registers.define(IVAR_MISC);
     for (let n = 0; n < IVARS; n++) registers.define(IVAR(n));
     for (let n = 0; n < EITRS; n++) {
-      // CNT_WDIS says that the counter is not written; it reads as 0.
-      registers.define(EITR(n), { write: (value) => (value & ~EITR_CNT_WDIS) >>> 0 });
+      registers.define(EITR(n), {
+        write: (value) => {
+          if ((value & EITR_CNT_WDIS) === 0 && n < VECTORS) this.#setCounter(n, value);
+          return (value & ~(EITR_CNT_WDIS | EITR_COUNTER_MASK)) >>> 0;
+        },
+      });
     }
     registers.define(PBACL(0));
     registers.define(PBACL(1));
@@ -132,8 +149,7 @@ export class Interrupts {
     const registers = this.#registers;
     registers.define(EICS_EX(n), {
       write: (value) => {
-        this.#pending[n] = this.#pending[n]! | value;
-        this.#fire();
+        this.#set(n, value);
         return 0;
       },
     });
@@ -168,15 +184,37 @@ export class Interrupts {
     return (this.#causes !== 0 ? causes | EICR_OTHER : causes) >>> 0;
   }
 
+  /** Whether EIAM masks as a message goes, or as software reads or clears EICR (§7.3.1.5). */
+  get #masksByMessage(): boolean {
+    return this.#has(GPIE_MSIX_MODE) && this.#has(GPIE_EIAME);
+  }
+
+  /** Clears bits of EICR. */
+  #clear(bits: number): void {
+    this.#pending[0] = this.#pending[0]! & ~(bits & EICR_RTX_QUEUES);
+    this.#causes &= ~bits;
+  }
+
+  /** Takes those of EIAM out of EIMS. */
+  #mask(bits: number): void {
+    this.#enabled[0] = this.#enabled[0]! & ~(bits & this.#autoMask[0]! & EICR_RTX_QUEUES);
+    this.#causesEnabled &= ~(bits & this.#causesAutoMask);
+  }
+
   #enable(word: number, bits: number): void {
     this.#enabled[word] = this.#enabled[word]! | bits;
-    this.#fire();
+    this.#fire(word, bits);
+  }
+
+  #set(word: number, bits: number): void {
+    this.#pending[word] = this.#pending[word]! | bits;
+    this.#fire(word, bits);
   }
 
   /** Causes of EICR that do not come from a queue. */
   raise(causes: number): void {
     this.#causes |= causes & OTHER_CAUSES;
-    this.#fire();
+    this.#fireCauses(causes);
   }
 
   /** A frame came in on a queue. */
@@ -193,44 +231,84 @@ export class Interrupts {
     const entry = this.#registers.get(IVAR(queue >>> 1)) >>> (16 * (queue & 1) + 8 * isTransmit);
     if ((entry & IVAR_ALLOC_VALID) === 0) return;
     const vector = entry & VECTOR_MASK;
-    this.#pending[vector >>> 5] = this.#pending[vector >>> 5]! | (1 << (vector & 31));
-    this.#fire();
+    this.#set(vector >>> 5, 1 << (vector & 31));
   }
 
-  /** Sends what is pending and enabled. */
-  #fire(): void {
+  /** Sends those of these vectors that are pending and enabled. */
+  #fire(word: number, bits: number): void {
+    let ready = (this.#pending[word]! & this.#enabled[word]! & bits) >>> 0;
     if (!this.#has(GPIE_MSIX_MODE)) {
-      const queues = this.#pending[0]! & this.#enabled[0]! & EICR_RTX_QUEUES;
-      if (queues !== 0 || (this.#causes & this.#causesEnabled) !== 0) this.#fireVector(SINGLE_VECTOR);
+      if (word === 0 && (ready & EICR_RTX_QUEUES) !== 0) this.#fireVector(SINGLE_VECTOR);
       return;
     }
-    for (let word = 0; word < WORDS; word++) {
-      let ready = (this.#pending[word]! & this.#enabled[word]!) >>> 0;
-      while (ready !== 0) {
-        const bit = 31 - Math.clz32(ready);
-        ready = (ready & ~(1 << bit)) >>> 0;
-        this.#fireVector(32 * word + bit);
-      }
+    while (ready !== 0) {
+      const bit = 31 - Math.clz32(ready);
+      ready = (ready & ~(1 << bit)) >>> 0;
+      this.#fireVector(32 * word + bit);
     }
-    const misc = this.#registers.get(IVAR_MISC) >>> 8;
-    if ((misc & IVAR_ALLOC_VALID) !== 0 && (this.#causes & this.#causesEnabled) !== 0)
-      this.#fireVector(misc & VECTOR_MASK);
+  }
+
+  /** Sends what stands for those of these causes that are pending and enabled. */
+  #fireCauses(bits: number): void {
+    const ready = this.#causes & this.#causesEnabled & bits;
+    if (ready === 0) return;
+    if (!this.#has(GPIE_MSIX_MODE)) {
+      this.#fireVector(SINGLE_VECTOR);
+      return;
+    }
+    const misc = this.#registers.get(IVAR_MISC);
+    const timer = (ready & EICR_TCP_TIMER) !== 0 ? misc & 0xff : 0;
+    const other = (ready & ~EICR_TCP_TIMER) !== 0 ? (misc >>> 8) & 0xff : 0;
+    if ((timer & IVAR_ALLOC_VALID) !== 0) this.#fireVector(timer & VECTOR_MASK);
+    if ((other & IVAR_ALLOC_VALID) !== 0) this.#fireVector(other & VECTOR_MASK);
+  }
+
+  /** Whether there still is something for a vector to tell. */
+  #isReady(vector: number): boolean {
+    const causes = this.#causes & this.#causesEnabled;
+    if (!this.#has(GPIE_MSIX_MODE)) {
+      return (this.#pending[0]! & this.#enabled[0]! & EICR_RTX_QUEUES) !== 0 || causes !== 0;
+    }
+    const word = vector >>> 5;
+    if ((this.#pending[word]! & this.#enabled[word]! & (1 << (vector & 31))) !== 0) return true;
+    const isOf = (entry: number): boolean => (entry & IVAR_ALLOC_VALID) !== 0 && (entry & VECTOR_MASK) === vector;
+    const misc = this.#registers.get(IVAR_MISC);
+    if ((causes & EICR_TCP_TIMER) !== 0 && isOf(misc)) return true;
+    return (causes & ~EICR_TCP_TIMER) !== 0 && isOf(misc >>> 8);
+  }
+
+  /** Software has set the counter of a vector, which counts down to its next message. */
+  #setCounter(vector: number, eitr: number): void {
+    const interval = this.#interval(eitr);
+    const counter = ((eitr & EITR_COUNTER_MASK) >>> EITR_COUNTER_SHIFT) * EITR_COUNTER_UNIT_US;
+    this.#firedAt[vector] = this.#clock.now() + counter - interval;
+    const cancel = this.#timers.get(vector);
+    if (cancel === undefined) return;
+    cancel();
+    this.#wait(vector, counter);
+  }
+
+  #interval(eitr: number): number {
+    return ((eitr & EITR_INTERVAL_MASK) >>> EITR_INTERVAL_SHIFT) * EITR_UNIT_US;
   }
 
   #fireVector(vector: number): void {
     if (this.#timers.has(vector)) return;
-    const interval = ((this.#registers.get(EITR(vector)) & EITR_INTERVAL_MASK) >>> EITR_INTERVAL_SHIFT) * EITR_UNIT_US;
+    const interval = this.#interval(this.#registers.get(EITR(vector)));
     const wait = this.#firedAt[vector]! + interval - this.#clock.now();
-    if (wait > 0) {
-      this.#timers.set(
-        vector,
-        this.#clock.after(wait, () => {
-          this.#timers.delete(vector);
-          this.#fire();
-        }),
-      );
-      return;
-    }
+    if (wait > 0) this.#wait(vector, wait);
+    else this.#send(vector);
+  }
+
+  #wait(vector: number, us: number): void {
+    const over = (): void => {
+      this.#timers.delete(vector);
+      if (this.#isReady(vector)) this.#fireVector(vector);
+    };
+    this.#timers.set(vector, this.#clock.after(us, over));
+  }
+
+  #send(vector: number): void {
     this.#firedAt[vector] = this.#clock.now();
     this.#acknowledge(vector);
     this.#bus.interrupt(vector);
@@ -238,18 +316,12 @@ export class Interrupts {
 
   /** What the card does itself as a message goes out (§7.3.1.4, §7.3.1.5). */
   #acknowledge(vector: number): void {
-    const autoMask = this.#has(GPIE_EIAME);
-    if (!this.#has(GPIE_MSIX_MODE)) {
-      if (!autoMask) return;
-      this.#enabled[0] = this.#enabled[0]! & ~(this.#autoMask[0]! & EICR_RTX_QUEUES);
-      this.#causesEnabled &= ~this.#causesAutoMask;
-      return;
-    }
+    if (!this.#has(GPIE_MSIX_MODE)) return;
     const word = vector >>> 5;
     const bit = 1 << (vector & 31);
     const isExtended = vector > 15;
     if (isExtended || (this.#registers.get(EIAC) & bit) !== 0) this.#pending[word] = this.#pending[word]! & ~bit;
-    if (!autoMask) return;
+    if (!this.#masksByMessage) return;
     this.#enabled[word] = this.#enabled[word]! & ~(bit & this.#autoMask[word]!);
     const misc = this.#registers.get(IVAR_MISC) >>> 8;
     if ((misc & VECTOR_MASK) === vector) this.#causesEnabled &= ~this.#causesAutoMask;
