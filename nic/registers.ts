@@ -23,6 +23,10 @@ export const CTRL_EXT_NS_DIS = 1 << 16;
 export const CTRL_EXT_RO_DIS = 1 << 17;
 export const CTRL_EXT_DRV_LOAD = 1 << 28;
 export const ESDP = 0x00020;
+/** Software-definable pins, of which an SFP+ card has MOD_ABS, inverted, at 2, and drives TX_DISABLE from 3; IODIR: an output. */
+export const ESDP_SDP2 = 1 << 2;
+export const ESDP_SDP3 = 1 << 3;
+export const ESDP_SDP3_IODIR = 1 << 11;
 export const I2CCTL = 0x00028;
 export const I2CCTL_CLK_IN = 1 << 0;
 export const I2CCTL_CLK_OUT = 1 << 1;
@@ -232,6 +236,16 @@ export const ETQS = (n: number): number => 0x0ec00 + 4 * n;
 export const FDIRCTRL = 0x0ee00;
 export const FDIRCTRL_INIT_DONE = 1 << 3;
 export const SYNQF = 0x0ec30;
+/** Five-tuple filters: addresses, ports, what of it counts, and the queue. */
+export const QUEUE_FILTERS = 128;
+export const SAQF = (n: number): number => 0x0e000 + 4 * n;
+export const DAQF = (n: number): number => 0x0e200 + 4 * n;
+export const SDPQF = (n: number): number => 0x0e400 + 4 * n;
+export const FTQF = (n: number): number => 0x0e600 + 4 * n;
+export const L34TIMIR = (n: number): number => 0x0e800 + 4 * n;
+export const LLITHRESH = 0x0ec90;
+export const RQTC = 0x0ec70;
+export const DRECCCTL = 0x02f08;
 
 // ---- transmit (§8.2.3.9)
 /** Transmit queue n, 0x40 apart. */
@@ -315,6 +329,8 @@ export const PCS1GANA = 0x04218;
 export const PCS1GANLP = 0x0421c;
 export const LINKS = 0x042a4;
 export const LINKS_KX_AN_COMP = 2 ** 31;
+/** The link is up, and was since this was last read. */
+export const LINKS_STATUS = 1 << 7;
 export const LINKS_UP = 1 << 30;
 export const LINKS_SPEED_MASK = 3 << 28;
 export const LINKS_SPEED_10G = 3 << 28;
@@ -347,11 +363,25 @@ export const PFVTCTL = 0x051b0;
 export const PFDTXGSWC = 0x08220;
 export const PFVFRE = (n: number): number => 0x051e0 + 4 * n;
 export const PFVFTE = (n: number): number => 0x08110 + 4 * n;
+/** Queue drop enable; VLAN pool filters and their pools; what a pool takes; unicast table. */
+export const PFQDE = 0x02f04;
+export const PFVLVF_ENTRIES = 64;
+export const PFVLVF = (n: number): number => 0x0f100 + 4 * n;
+export const PFVLVFB = (n: number): number => 0x0f200 + 4 * n;
+export const PFVML2FLT_ENTRIES = 64;
+export const PFVML2FLT = (n: number): number => 0x0f000 + 4 * n;
+export const PFUTA_WORDS = 128;
+export const PFUTA = (n: number): number => 0x0f400 + 4 * n;
 export const RTRPCS = 0x02430;
 export const RTTPCS = 0x0cd00;
 export const RTTDQSEL = 0x04904;
 export const RTTDT1C = 0x04908;
 export const RTTBCNRC = 0x04984;
+export const RTTDTECC = 0x04990;
+export const RTTDT2C = (n: number): number => 0x04910 + 4 * n;
+export const RTTPT2C = (n: number): number => 0x0cd20 + 4 * n;
+export const RTRPT4C = (n: number): number => 0x02140 + 4 * n;
+export const RTTUP2TC = 0x0c800;
 
 // ---- statistics; each clears when it is read (§8.2.3.23). Where two words, the low one is read first.
 export const CRCERRS = 0x04000;

@@ -41,6 +41,7 @@ export class Card82599 {
   readonly #link: Link;
   readonly #macBlock: Mac;
   readonly #interrupts: Interrupts;
+  readonly #statistics: Statistics;
   readonly #i2c: I2cBus;
   readonly #receive: ReceiveEngine;
   readonly #transmit: TransmitEngine;
@@ -54,12 +55,14 @@ export class Card82599 {
     const mastered: HostBus = {
       read: (address, into) => this.config.busMaster && bus.read(address, into),
       write: (address, from) => this.config.busMaster && bus.write(address, from),
+      writeWords: (address, words, last) => this.config.busMaster && bus.writeWords(address, words, last),
       interrupt: (vector) => {
         if (this.config.busMaster) bus.interrupt(vector);
       },
     };
     this.#interrupts = new Interrupts(registers, mastered, clock);
     const statistics = new Statistics(registers);
+    this.#statistics = statistics;
     this.#link = new Link(registers, wire, this.#interrupts);
     this.#link.onChange = () => {
       if (!this.#link.up) statistics.localFault();
@@ -97,8 +100,8 @@ export class Card82599 {
   /** The function is reset from outside: as after power-on. */
   reset(): void {
     this.config.reset();
-    this.#resetBlocks();
     this.#link.stop();
+    this.#resetBlocks();
   }
 
   /** CTRL.RST (§4.2.1.7): everything but configuration space; the EEPROM is read again, and the link comes up anew. */
@@ -110,6 +113,7 @@ export class Card82599 {
   #resetBlocks(): void {
     this.#registers.reset();
     this.#interrupts.reset();
+    this.#statistics.reset();
     this.#macBlock.reset();
     this.#i2c.reset();
     this.#receive.reset();

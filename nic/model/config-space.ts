@@ -30,10 +30,17 @@ const CAP_PM = 0x01;
 const CAP_MSI = 0x05;
 const CAP_MSIX = 0x11;
 const CAP_PCIE = 0x10;
+/** Power state and PME_En; PME_Status, which a write of 1 clears, is never set. */
+const PM_CONTROL_WRITABLE = 0x0103;
 const MSIX_FUNCTION_WRITABLE = 0xc000;
 const DEVICE_CONTROL = PCIE + 0x08;
 const DEVICE_CONTROL_FLR = 1 << 15;
 const DEVICE_CONTROL_WRITABLE = 0x7fff;
+/** Relaxed ordering and no-snoop; reads of up to 512 bytes. */
+const DEVICE_CONTROL_INITIAL = 0x2810;
+/** Completion timeout: its value, and whether there is none. */
+const DEVICE_CONTROL_2 = PCIE + 0x28;
+const DEVICE_CONTROL_2_WRITABLE = 0x1f;
 /** FLR capable; payloads of up to 512 bytes. */
 const DEVICE_CAPABILITIES = (1 << 28) | 0x8000 | 2;
 /** 5 GT/s, eight lanes. */
@@ -88,7 +95,7 @@ export class ConfigSpace {
     this.#allowBar(4, BAR4_BYTES);
     this.#capability(PM, CAP_PM, MSI);
     view.setUint16(PM + 2, 0x3, true);
-    this.#allow(PM + 4, 2, 0x8103);
+    this.#allow(PM + 4, 2, PM_CONTROL_WRITABLE);
     this.#capability(MSI, CAP_MSI, MSIX);
     view.setUint16(MSI + 2, 0x0080, true);
     this.#allow(MSI + 2, 2, 0x1);
@@ -103,7 +110,9 @@ export class ConfigSpace {
     this.#capability(PCIE, CAP_PCIE, 0);
     view.setUint16(PCIE + 2, 0x2, true);
     view.setUint32(PCIE + 4, DEVICE_CAPABILITIES, true);
+    view.setUint16(DEVICE_CONTROL, DEVICE_CONTROL_INITIAL, true);
     this.#allow(DEVICE_CONTROL, 2, DEVICE_CONTROL_WRITABLE);
+    this.#allow(DEVICE_CONTROL_2, 2, DEVICE_CONTROL_2_WRITABLE);
     view.setUint32(PCIE + 0x0c, LINK_CAPABILITIES, true);
     this.#allow(PCIE + 0x10, 2, 0x01fb);
     view.setUint16(PCIE + 0x12, LINK_STATUS, true);

@@ -1,4 +1,4 @@
-/** The EEPROM (82599 datasheet §6, §8.2.3.2): what is in it, and its reading through EERD. */
+/** The EEPROM (82599 datasheet §6, §8.2.3.2): what is in it, its reading through EERD, its writing through EEWR. */
 import {
   EEC,
   EEC_AUTO_RD,
@@ -36,8 +36,8 @@ const SFP_LIST_POINTER = 0x2b;
 const DEVICE_CAPABILITIES = 0x2c;
 const MAC_POINTERS = [0x27, 0x28];
 const BOARD_ASSEMBLY = 0x15;
-/** Any SFP+ module may be used, and the card wakes nobody up. */
-const CAPABILITIES = 0x0081;
+/** Any SFP+ module may be used; crosstalk does not feign a link; the card wakes nobody up (bits 2 and 3). */
+const CAPABILITIES = (1 << 0) | (1 << 7);
 /** Where the blocks lie in this EEPROM. */
 const FIRMWARE_BLOCK = 0x100;
 const PATCH_BLOCK = 0x110;
@@ -72,7 +72,14 @@ export class Eeprom {
         return ((data << EERD_DATA_SHIFT) | (address << EERD_ADDR_SHIFT) | EERD_DONE) >>> 0;
       },
     });
-    registers.define(EEWR);
+    registers.define(EEWR, {
+      write: (value) => {
+        if ((value & EERD_START) === 0) return value;
+        const address = (value >>> EERD_ADDR_SHIFT) & ADDRESS_MASK;
+        if (address < WORDS) this.#words[address] = value >>> EERD_DATA_SHIFT;
+        return ((value & ~EERD_START) | EERD_DONE) >>> 0;
+      },
+    });
     registers.define(FLA);
     registers.define(FLMNGCTL);
     registers.define(FLOP);

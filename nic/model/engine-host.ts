@@ -27,6 +27,9 @@ export interface EngineHost {
     /** Called for each frame that comes in, without its CRC; it is the receiver's only during the call. */
     onFrame: (frame: Uint8Array, loopback: boolean) => void;
   };
-  /** The host gave the card what it cannot work with: told once for each time that a queue stops. */
+  /**
+   * The host gave the card what it cannot work with: told each time that a queue stops, with its index and the address, and for
+   * the first bad frame of a transmit queue since it was disabled.
+   */
   onFault: (message: string) => void;
 }

@@ -19,10 +19,15 @@ import {
   PFVFTE,
   PFVTCTL,
   RTRPCS,
+  RTRPT4C,
   RTTBCNRC,
   RTTDQSEL,
   RTTDT1C,
+  RTTDT2C,
+  RTTDTECC,
   RTTPCS,
+  RTTPT2C,
+  RTTUP2TC,
   STATUS,
   STATUS_LINK_UP,
   STATUS_PCIE_MASTER_ENABLE,
@@ -38,6 +43,7 @@ const FDIR_FIRST = 0x0ee04;
 const FDIR_LAST = 0x0ee78;
 const EXVET_INITIAL = 0x81000000;
 const US_PER_TICK = 1;
+const TRAFFIC_CLASSES = 8;
 
 export class General {
   /** A device reset was asked for: CTRL.RST or CTRL.LRST. */
@@ -68,7 +74,10 @@ export class General {
       registers.define(offset, { write });
     }
     const plain = [CTRL_EXT, LEDCTL, TCPTIMER, GCR, GCR_EXT, PCIE_DIAG0, PFVTCTL, PFDTXGSWC, RTRPCS, RTTPCS];
-    for (const offset of [...plain, RTTDQSEL, RTTDT1C, RTTBCNRC]) registers.define(offset);
+    for (const offset of [...plain, RTTDQSEL, RTTDT1C, RTTBCNRC, RTTDTECC, RTTUP2TC]) registers.define(offset);
+    for (let n = 0; n < TRAFFIC_CLASSES; n++) {
+      for (const offset of [RTTDT2C(n), RTTPT2C(n), RTRPT4C(n)]) registers.define(offset);
+    }
     for (let n = 0; n < 4; n++) registers.define(GSCL(n));
     for (let n = 0; n < 2; n++) {
       registers.define(PFVFRE(n));

@@ -7,7 +7,7 @@
  */
 import { I2CCTL, I2CCTL_CLK_IN, I2CCTL_CLK_OUT, I2CCTL_DATA_IN, I2CCTL_DATA_OUT } from '../registers.ts';
 import type { RegisterFile } from './register-file.ts';
-import { SFP_ADDRESS, sfpModule } from './sfp-module.ts';
+import { SFP_ADDRESS, SFP_DIAGNOSTICS_ADDRESS, sfpDiagnostics, sfpModule } from './sfp-module.ts';
 
 const IDLE = 'idle';
 /** The module takes the address, an offset or data; or sends data. */
@@ -18,7 +18,11 @@ const READ = 1;
 const BITS = 8;
 
 export class I2cBus {
-  readonly #page = sfpModule();
+  readonly #pages = new Map([
+    [SFP_ADDRESS, sfpModule()],
+    [SFP_DIAGNOSTICS_ADDRESS, sfpDiagnostics()],
+  ]);
+  #page = this.#pages.get(SFP_ADDRESS)!;
   #clock = true;
   #data = true;
   /** The module pulls SDA low. */
@@ -70,6 +74,8 @@ export class I2cBus {
     this.#bits = 0;
     this.#byte = 0;
     this.#pulls = false;
+    // Where to read stays known from the write before; a further write says it anew.
+    this.#offsetKnown = false;
   }
 
   #release(): void {
@@ -107,9 +113,13 @@ export class I2cBus {
 
   /** Eight bits have come: acknowledges them, unless they are another device's address. */
   #take(): void {
-    if (this.#state === ADDRESS && (this.#byte & ~READ) !== SFP_ADDRESS) {
-      this.#state = IDLE;
-      return;
+    if (this.#state === ADDRESS) {
+      const page = this.#pages.get(this.#byte & ~READ);
+      if (page === undefined) {
+        this.#state = IDLE;
+        return;
+      }
+      this.#page = page;
     }
     this.#pulls = true;
     if (this.#state !== RECEIVE) return;

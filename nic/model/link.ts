@@ -15,8 +15,12 @@ import {
   CORECTL,
   EICR_LSC,
   ESDP,
+  ESDP_SDP2,
+  ESDP_SDP3,
+  ESDP_SDP3_IODIR,
   LINKS,
   LINKS_SPEED_10G,
+  LINKS_STATUS,
   LINKS_UP,
   MACC,
   PCS1GANA,
@@ -29,8 +33,6 @@ import type { Interrupts } from './interrupts.ts';
 import type { RegisterFile } from './register-file.ts';
 import type { WireEnd } from './wire.ts';
 
-/** ESDP.SDP3 drives the module's TX_DISABLE. */
-const ESDP_TX_DISABLE = 1 << 3;
 /** The auto-negotiation state machine runs: drivers wait for it to leave 0 when they restart it. */
 const AN_STATE = 1 << 16;
 const AUTOC_INITIAL = (AUTOC_LMS_10G_SERIAL << AUTOC_LMS_SHIFT) | (1 << AUTOC_10G_PMA_PMD_SHIFT);
@@ -45,18 +47,35 @@ export class Link {
   readonly #interrupts: Interrupts;
   /** The host has started the card since it was switched on. */
   #started = false;
+  /** AUTOC.Restart_AN was written. */
+  #restarted = false;
+  /** LINKS was not read since the link was last down. */
+  #wasDown = true;
 
   constructor(registers: RegisterFile, wire: WireEnd, interrupts: Interrupts) {
     this.#registers = registers;
     this.#wire = wire;
     this.#interrupts = interrupts;
-    registers.define(ESDP);
+    // The module is in its cage.
+    registers.define(ESDP, { initial: ESDP_SDP3_IODIR, read: (stored) => stored | ESDP_SDP2 });
     registers.onWrite(ESDP, () => this.refresh());
     registers.define(AUTOC, {
       initial: AUTOC_INITIAL,
-      write: (value) => (value & ~AUTOC_RESTART_AN) >>> 0,
+      write: (value) => {
+        this.#restarted = (value & AUTOC_RESTART_AN) !== 0;
+        return (value & ~AUTOC_RESTART_AN) >>> 0;
+      },
     });
-    registers.define(LINKS, { read: () => (this.up ? LINKS_UP | LINKS_SPEED_10G : 0) });
+    registers.onWrite(AUTOC, () => {
+      if (this.#restarted) this.start();
+    });
+    registers.define(LINKS, {
+      read: () => {
+        const status = this.#wasDown ? 0 : LINKS_STATUS;
+        this.#wasDown = !this.up;
+        return this.up ? LINKS_UP | LINKS_SPEED_10G | status : 0;
+      },
+    });
     registers.define(ANLP1, { read: () => AN_STATE });
     for (const plain of [ANLP2, AUTOC2, CORECTL, MACC, PCSS1GC, PCS1GLCTL, PCS1GLSTA, PCS1GANA, PCS1GANLP]) {
       registers.define(plain);
@@ -64,7 +83,7 @@ export class Link {
     wire.onCarrier = () => this.refresh();
   }
 
-  /** The host has reset the card: from now on the laser is as ESDP says. */
+  /** The host has reset the card, or restarted its link: from now on the laser is as ESDP says. */
   start(): void {
     this.#started = true;
     this.refresh();
@@ -72,11 +91,12 @@ export class Link {
 
   /** Looks at laser and light. */
   refresh(): void {
-    const laser = this.#started && (this.#registers.get(ESDP) & ESDP_TX_DISABLE) === 0;
+    const laser = this.#started && (this.#registers.get(ESDP) & ESDP_SDP3) === 0;
     this.#wire.setTransmitting(laser);
     const up = laser && this.#wire.carrier;
     if (up === this.up) return;
     this.up = up;
+    this.#wasDown = true;
     this.onChange();
     this.#interrupts.raise(EICR_LSC);
   }

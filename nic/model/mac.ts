@@ -7,8 +7,6 @@ import {
   FCRTH,
   FCRTL,
   FCRTV,
-  FCTRL,
-  FCTRL_PMCF,
   FCTTV,
   HLREG0,
   HLREG0_JUMBOEN,
@@ -21,10 +19,17 @@ import {
   MAXFRS,
   MAXFRS_MFS_SHIFT,
   MFLCN,
+  MFLCN_DPF,
+  MFLCN_PMCF,
   MFLCN_RFCE,
+  MFLCN_RPFCE,
   MMNGC,
   PAP,
   PFCTOP,
+  RAH,
+  RAL,
+  RXCTRL,
+  RXCTRL_RXEN,
   TFCS,
 } from '../registers.ts';
 import type { Clock } from './clock.ts';
@@ -41,8 +46,9 @@ const TAG_BYTES = 4;
 const CRC_BYTES = 4;
 const TAG_TYPE = 0x8100;
 const ETHERNET_TYPE = 12;
-/** MAC control frames: their EtherType, and the opcode of pause. */
+/** MAC control frames: their EtherType, the address that is theirs alone (01:80:c2:00:00:01), and the opcode of pause. */
 const MAC_CONTROL = 0x8808;
+const CONTROL_ADDRESS = [0x0180, 0xc200, 0x0001];
 const PAUSE = 0x0001;
 /** 512 bit times at 10 Gb/s, in µs. */
 const QUANTUM_US = 0.0512;
@@ -115,31 +121,43 @@ export class Mac {
   #receive(frame: Uint8Array): void {
     const registers = this.#registers;
     if (!this.#link.up || (registers.get(HLREG0) & HLREG0_LPBK) !== 0) return;
+    if ((registers.get(RXCTRL) & RXCTRL_RXEN) === 0) return;
     if (frame.length < MIN_BYTES) {
-      this.#statistics.undersized();
+      this.#statistics.undersized(frame);
       return;
     }
     const tagged = word(frame, ETHERNET_TYPE) === TAG_TYPE;
     const isJumbo = (registers.get(HLREG0) & HLREG0_JUMBOEN) !== 0;
     const most = isJumbo ? (registers.get(MAXFRS) >>> MAXFRS_MFS_SHIFT) - CRC_BYTES : MAX_BYTES;
     if (frame.length > most + (tagged ? TAG_BYTES : 0)) {
-      this.#statistics.oversized();
+      this.#statistics.oversized(frame);
       return;
     }
-    if (word(frame, ETHERNET_TYPE) === MAC_CONTROL && this.#control(frame)) return;
+    if (word(frame, ETHERNET_TYPE) === MAC_CONTROL && this.#isForControl(frame)) {
+      this.#statistics.controlReceived(frame);
+      if (this.#control(frame)) this.onFrame(frame, false);
+      return;
+    }
     this.#statistics.received(frame);
     this.onFrame(frame, false);
   }
 
-  /** A MAC control frame. False: it passes on, as any frame. */
+  /** Whether it is for this end of the cable: sent to the address of MAC control, or to the card's own. */
+  #isForControl(frame: Uint8Array): boolean {
+    if (CONTROL_ADDRESS.every((part, i) => word(frame, 2 * i) === part)) return true;
+    const low = (frame[0]! | (frame[1]! << 8) | (frame[2]! << 16) | (frame[3]! << 24)) >>> 0;
+    const high = frame[4]! | (frame[5]! << 8);
+    return this.#registers.get(RAL(0)) === low && (this.#registers.get(RAH(0)) & 0xffff) === high;
+  }
+
+  /** A MAC control frame. True: it passes on to the filters, as any frame (§3.7.7.1.2). */
   #control(frame: Uint8Array): boolean {
-    const registers = this.#registers;
-    if (word(frame, ETHERNET_TYPE + 2) === PAUSE) {
-      const quanta = word(frame, ETHERNET_TYPE + 4);
-      this.#statistics.pauseReceived(quanta > 0);
-      if ((registers.get(MFLCN) & MFLCN_RFCE) !== 0) this.#pause(quanta);
-    }
-    return (registers.get(FCTRL) & FCTRL_PMCF) === 0;
+    const control = this.#registers.get(MFLCN);
+    if (word(frame, ETHERNET_TYPE + 2) !== PAUSE) return (control & MFLCN_PMCF) !== 0;
+    const quanta = word(frame, ETHERNET_TYPE + 4);
+    this.#statistics.pauseReceived(quanta > 0);
+    if ((control & MFLCN_RFCE) !== 0) this.#pause(quanta);
+    return (control & MFLCN_DPF) === 0 || (control & (MFLCN_RFCE | MFLCN_RPFCE)) === 0;
   }
 
   #pause(quanta: number): void {

@@ -1,4 +1,7 @@
-/** Where the headers of a frame lie, as the card's parser sees them (82599 datasheet §7.1.6.2, packet type). */
+/**
+ * Where the headers of a frame lie, as the card's parser sees them (82599 datasheet §7.1.6.2, packet type; §7.1.11, which
+ * extension headers of IPv6 it looks beyond).
+ */
 import {
   ETHERNET_HEADER_LENGTH,
   ETHERNET_TYPE,
@@ -102,6 +105,8 @@ export class PacketHeaders {
         this.isFragment = true;
         return;
       }
+      // Not looked beyond: its checksum is over the last address that it holds, not over the one in the IPv6 header.
+      if (next === IPV6_ROUTING && frame[header + IPV6_EXTENSION_LENGTH] !== 0) return;
       next = frame[header]!;
       header += EXTENSION_UNIT * (1 + frame[header + IPV6_EXTENSION_LENGTH]!);
     }

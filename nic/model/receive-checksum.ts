@@ -1,6 +1,13 @@
 /** Receive checksum offload (82599 datasheet §7.1.11): what the card found out about a packet's checksums. */
 import { fold, pseudoHeaderSumIpv4, pseudoHeaderSumIpv6, sum } from '../../packet/checksum.ts';
-import { IPPROTO_TCP, IPPROTO_UDP, IPV4_ADDRESSES, IPV6_ADDRESSES, UDP_CHECKSUM } from '../../packet/header-fields.ts';
+import {
+  IPPROTO_TCP,
+  IPPROTO_UDP,
+  IPV4_ADDRESSES,
+  IPV4_ID,
+  IPV6_ADDRESSES,
+  UDP_CHECKSUM,
+} from '../../packet/header-fields.ts';
 import { RXD_ERR_IPE, RXD_ERR_TCPE, RXD_STAT_IPCS, RXD_STAT_L4I, RXD_STAT_UDPCS } from '../descriptors.ts';
 import { type PacketHeaders, word } from './packet-headers.ts';
 
@@ -27,4 +34,10 @@ export function receiveChecksums(frame: Uint8Array, headers: PacketHeaders): num
     : pseudoHeaderSumIpv6(frame, network + IPV6_ADDRESSES, protocol, end - transport);
   if (fold(sum(frame, transport, end, pseudo)) !== RIGHT) status |= RXD_ERR_TCPE;
   return status >>> 0;
+}
+
+/** A fragment of IPv4: the sum of what follows its header in the upper half, its identification in the lower (§7.1.8). */
+export function fragmentChecksum(frame: Uint8Array, { network, end }: PacketHeaders): number {
+  const headerEnd = network + (frame[network]! & 0xf) * 4;
+  return ((fold(sum(frame, headerEnd, end, 0)) << 16) | word(frame, network + IPV4_ID)) >>> 0;
 }

@@ -34,6 +34,8 @@ import {
   RFCTL,
   RTRUP2TC,
   RXCSUM,
+  RXCSUM_IPPCSE,
+  RXCSUM_PCSD,
   RXCTRL,
   RXCTRL_RXEN,
   RXDCTL,
@@ -47,8 +49,10 @@ import {
   SYNQF,
 } from '../registers.ts';
 import type { EngineHost } from './engine-host.ts';
+import { defineKeptRegisters } from './kept-registers.ts';
+import { PacketBuffer } from './packet-buffer.ts';
 import { NO_TAG, PacketHeaders } from './packet-headers.ts';
-import { receiveChecksums } from './receive-checksum.ts';
+import { fragmentChecksum, receiveChecksums } from './receive-checksum.ts';
 import { ReceiveFilters } from './receive-filters.ts';
 import { DELIVERED, NO_DESCRIPTORS, ReceiveQueue, type WriteBack } from './receive-queue.ts';
 import { ReceiveSideScaling } from './receive-side-scaling.ts';
@@ -67,13 +71,8 @@ const DCA_RXCTRL_LEGACY = (n: number): number => 0x02200 + 4 * n;
 const PSRTYPE_LEGACY = (n: number): number => 0x05480 + 4 * n;
 const PSRTYPES = 64;
 const ETQFS = 8;
-
-/** A frame that waits for descriptors. */
-interface Held {
-  frame: Uint8Array;
-  back: WriteBack;
-  queue: ReceiveQueue;
-}
+/** The longest frame that MAXFRS can allow. */
+const SCRATCH_BYTES = 0x10000;
 
 export class ReceiveEngine {
   readonly filters: ReceiveFilters;
@@ -82,9 +81,10 @@ export class ReceiveEngine {
   readonly #queues: ReceiveQueue[] = [];
   readonly #headers = new PacketHeaders();
   readonly #back: WriteBack = { info: 0, hash: 0, status: 0, vlanTag: 0 };
-  /** The packet buffer, in order of arrival. */
-  #held: Held[] = [];
-  #heldBytes = 0;
+  readonly #buffer = new PacketBuffer();
+  #draining = false;
+  /** Where a frame is put together that does not go to memory as it came. */
+  #scratch = new Uint8Array(SCRATCH_BYTES);
 
   constructor(host: EngineHost) {
     this.#host = host;
@@ -93,8 +93,12 @@ export class ReceiveEngine {
     this.#scaling = new ReceiveSideScaling(registers);
     for (let n = 0; n < QUEUES; n++) {
       const queue = new ReceiveQueue(n, host);
-      registers.onWrite(RDT(n), () => this.#drain());
+      registers.onWrite(RDT(n), () => {
+        queue.checkTail();
+        this.#drain();
+      });
       registers.onWrite(RXDCTL(n), () => this.#drain());
+      registers.onWrite(SRRCTL(n), () => this.#drain());
       this.#queues.push(queue);
     }
     for (let n = 0; n < LEGACY_QUEUES; n++) {
@@ -118,13 +122,13 @@ export class ReceiveEngine {
     registers.define(RDRXCTL, { read: (stored) => stored | RDRXCTL_DMAIDONE });
     registers.define(SECRXCTRL);
     registers.define(SECRXSTAT, { read: () => SECRXSTAT_SECRX_RDY });
+    defineKeptRegisters(registers);
     host.mac.onFrame = (frame, loopback) => this.#receive(frame, loopback);
   }
 
   /** As after a reset of the card: the registers are the register file's to reset. */
   reset(): void {
-    this.#held = [];
-    this.#heldBytes = 0;
+    this.#buffer.clear();
     this.#scaling.reset();
     for (const queue of this.#queues) queue.reset();
   }
@@ -140,43 +144,43 @@ export class ReceiveEngine {
     const queue = this.#queues[this.#scaling.queue]!;
     this.#describe(wire, loopback);
     const frame = this.#finish(wire, queue);
-    if (this.#held.length === 0) {
+    if (this.#buffer.isEmpty) {
       const result = queue.deliver(frame, this.#back);
-      if (result === DELIVERED) this.#delivered(queue, frame);
-      else if (result !== NO_DESCRIPTORS) statistics.queueDropped(queue.index);
-      if (result !== NO_DESCRIPTORS) return;
-    }
-    if (queue.drops) {
-      statistics.queueDropped(queue.index);
-      return;
+      if (result !== NO_DESCRIPTORS || queue.drops) {
+        this.#tell(result, queue, frame.length);
+        return;
+      }
     }
     const room = (registers.get(RXPBSIZE(0)) >>> RXPBSIZE_SIZE_SHIFT) * KIB;
-    if (this.#heldBytes + frame.length > room) {
-      statistics.missed();
-      interrupts.raise(EICR_RX_MISS);
-      return;
-    }
-    this.#held.push({ frame: frame.slice(), back: { ...this.#back }, queue });
-    this.#heldBytes += frame.length;
+    if (this.#buffer.add({ frame, back: this.#back, queue }, room)) return;
+    statistics.missed();
+    interrupts.raise(EICR_RX_MISS);
   }
 
   /** Gives frames that wait to their queues, in order, until one has to wait again. */
   #drain(): void {
-    let done = 0;
-    for (const { frame, back, queue } of this.#held) {
-      const result = queue.deliver(frame, back);
-      if (result === NO_DESCRIPTORS) break;
-      if (result === DELIVERED) this.#delivered(queue, frame);
-      else this.#host.statistics.queueDropped(queue.index);
-      this.#heldBytes -= frame.length;
-      done++;
+    // An interrupt may lead the host here again: the loop that is there goes on with what it changed.
+    if (this.#draining) return;
+    this.#draining = true;
+    try {
+      for (let held = this.#buffer.first; held !== undefined; held = this.#buffer.first) {
+        const { frame, back, queue } = held;
+        const result = queue.deliver(frame, back);
+        if (result === NO_DESCRIPTORS && !queue.drops) return;
+        this.#buffer.take();
+        this.#tell(result, queue, frame.length);
+      }
+    } finally {
+      this.#draining = false;
     }
-    if (done > 0) this.#held = this.#held.slice(done);
   }
 
-  #delivered({ index }: ReceiveQueue, frame: Uint8Array): void {
-    this.#host.statistics.queueReceived(index, frame.length);
-    this.#host.interrupts.receive(index);
+  #tell(result: number, { index }: ReceiveQueue, bytes: number): void {
+    const { statistics, interrupts } = this.#host;
+    if (result === DELIVERED) {
+      statistics.queueReceived(index, bytes);
+      interrupts.receive(index);
+    } else statistics.queueDropped(index);
   }
 
   /** Fills the write-back of the frame whose headers were parsed. */
@@ -188,33 +192,44 @@ export class ReceiveEngine {
     else if (isIpv6) type = hasOptions ? PKTTYPE_IPV6 | PKTTYPE_IPV6_EXTENSIONS : PKTTYPE_IPV6;
     type |= (isTcp ? PKTTYPE_TCP : 0) | (isUdp ? PKTTYPE_UDP : 0);
     back.info = this.#scaling.type | (type << RXD_PKTTYPE_SHIFT);
-    back.hash = this.#scaling.hash;
+    back.hash = this.#hashOrFragment(frame);
     back.status = receiveChecksums(frame, this.#headers);
     if ((back.status & (RXD_ERR_TCPE | RXD_ERR_IPE)) !== 0) this.#host.statistics.checksumError();
     if (loopback) back.status = (back.status | RXD_STAT_LB) >>> 0;
     back.vlanTag = 0;
   }
 
-  /** What goes into memory: without the VLAN tag where the queue strips it, and with a CRC where that is not stripped. */
+  /** The second word of a write-back: the RSS hash, or what helps to check a datagram in fragments (§7.1.6.2, §7.1.8). */
+  #hashOrFragment(frame: Uint8Array): number {
+    const control = this.#host.registers.get(RXCSUM);
+    if ((control & RXCSUM_PCSD) !== 0) return this.#scaling.hash;
+    const { isIpv4, isFragment } = this.#headers;
+    return (control & RXCSUM_IPPCSE) !== 0 && isIpv4 && isFragment ? fragmentChecksum(frame, this.#headers) : 0;
+  }
+
+  /** What goes into memory, which is the caller's until the next frame: without the VLAN tag where the queue strips it, and with a CRC where that is not stripped. */
   #finish(frame: Uint8Array, queue: ReceiveQueue): Uint8Array {
     const { registers } = this.#host;
     const { vlanTag } = this.#headers;
-    let result = frame;
-    if (vlanTag !== NO_TAG) {
-      this.#back.status = (this.#back.status | RXD_STAT_VP) >>> 0;
-      if (queue.strips) {
-        this.#back.vlanTag = vlanTag;
-        result = new Uint8Array(frame.length - VLAN_TAG_LENGTH);
-        result.set(frame.subarray(0, ADDRESSES_BYTES));
-        result.set(frame.subarray(ADDRESSES_BYTES + VLAN_TAG_LENGTH), ADDRESSES_BYTES);
-      }
-    }
-    const strips =
+    const stripsTag = vlanTag !== NO_TAG && queue.strips;
+    const stripsCrc =
       (registers.get(HLREG0) & HLREG0_RXCRCSTRP) !== 0 || (registers.get(RDRXCTL) & RDRXCTL_CRC_STRIP) !== 0;
-    if (strips) return result;
-    const whole = new Uint8Array(result.length + CRC_BYTES);
-    whole.set(result);
-    new DataView(whole.buffer).setUint32(result.length, crc32(frame), true);
-    return whole;
+    if (vlanTag !== NO_TAG) this.#back.status = (this.#back.status | RXD_STAT_VP) >>> 0;
+    if (stripsTag) this.#back.vlanTag = vlanTag;
+    if (!stripsTag && stripsCrc) return frame;
+    if (this.#scratch.length < frame.length + CRC_BYTES) this.#scratch = new Uint8Array(frame.length + CRC_BYTES);
+    const scratch = this.#scratch;
+    let length = frame.length;
+    if (stripsTag) {
+      scratch.set(frame.subarray(0, ADDRESSES_BYTES));
+      scratch.set(frame.subarray(ADDRESSES_BYTES + VLAN_TAG_LENGTH), ADDRESSES_BYTES);
+      length -= VLAN_TAG_LENGTH;
+    } else scratch.set(frame);
+    if (!stripsCrc) {
+      // As it was on the wire: over the tag too. Its lowest byte goes first (IEEE 802.3 §3.2.9).
+      new DataView(scratch.buffer).setUint32(length, crc32(frame), true);
+      length += CRC_BYTES;
+    }
+    return scratch.subarray(0, length);
   }
 }

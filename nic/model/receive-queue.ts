@@ -3,10 +3,14 @@
  * are then written back.
  *
  *     RDH … RDT - 1 are the card's. RDH = RDT: there are none, and a frame waits (or is dropped, SRRCTL.DROP_EN).
+ *
+ * Descriptor types that split headers off are taken as one buffer: the whole frame goes to the packet's address, SPH stays 0,
+ * which a driver has to expect of any frame that is not split. Nothing is coalesced (RSC): RSCCTL allows it, and asks for none.
  */
-import { DESCRIPTOR_BYTES } from '../descriptors.ts';
+import { DESCRIPTOR_BYTES, RXD_STAT_DD, RXD_STAT_EOP } from '../descriptors.ts';
 import {
   DCA_RXCTRL,
+  EICR_PCI_EXCEPTION,
   RDBAH,
   RDBAL,
   RDH,
@@ -29,6 +33,10 @@ const SRRCTL_INITIAL = 0x2;
 const KIB = 1024;
 const ALIGNMENT = 128;
 
+/** The word of a write-back that has DD. */
+const DONE_WORD = 2;
+const LEGACY_DONE_WORD = 3;
+
 /** What a write-back says of a whole frame. */
 export interface WriteBack {
   /** First and second word: packet and RSS type, and the hash. */
@@ -44,12 +52,15 @@ export const DELIVERED = 0;
 export const NO_DESCRIPTORS = 1;
 export const NOT_TAKEN = 2;
 
+/** RXD_STAT_DD, and with it RXD_STAT_EOP. */
+const RXD_DONE = RXD_STAT_DD;
+const RXD_DONE_LAST = RXD_STAT_DD | RXD_STAT_EOP;
+
 export class ReceiveQueue {
   readonly index: number;
   readonly #host: EngineHost;
   readonly #fetch: DescriptorFetch;
   readonly #descriptor = new Uint32Array(4);
-  readonly #descriptorBytes = new Uint8Array(this.#descriptor.buffer);
 
   constructor(index: number, host: EngineHost) {
     this.index = index;
@@ -88,9 +99,17 @@ export class ReceiveQueue {
     return (this.#host.registers.get(SRRCTL(this.index)) & SRRCTL_DROP_EN) !== 0;
   }
 
+  /** Looks at a new RDT: one beyond the ring stops the queue. */
+  checkTail(): void {
+    const { registers } = this.#host;
+    const tail = registers.get(RDT(this.index));
+    const size = registers.get(RDLEN(this.index)) / DESCRIPTOR_BYTES;
+    if (this.enabled && tail >= size) this.#break(`RDT ${tail} in a ring of ${size}`);
+  }
+
   /**
-   * Writes a frame into as many buffers as it takes. NO_DESCRIPTORS: it may come again when RDT has moved;
-   * NOT_TAKEN: the queue is off, or the host's ring is broken, which was told then.
+   * Writes a frame into as many buffers as it takes. NO_DESCRIPTORS: it may come again when RDT has moved; NOT_TAKEN: the queue
+   * is off, or its ring is too small for the frame however empty it is, or the host's ring is broken, which was told then.
    */
   deliver(frame: Uint8Array, back: WriteBack): number {
     if (!this.enabled) return NOT_TAKEN;
@@ -103,6 +122,7 @@ export class ReceiveQueue {
     const bufferBytes = (registers.get(SRRCTL(index)) & SRRCTL_BSIZEPACKET_MASK) * KIB;
     if (bufferBytes === 0) return this.#break('SRRCTL.BSIZEPACKET is 0');
     let available = (tail - head + size) % size;
+    if ((size - 1) * bufferBytes < frame.length) return NOT_TAKEN;
     if (available * bufferBytes < frame.length) return NO_DESCRIPTORS;
     const base = busAddressOf(registers.get(RDBAL(index)), registers.get(RDBAH(index)));
     const isLegacy = (registers.get(SRRCTL(index)) & SRRCTL_DESCTYPE_MASK) === 0;
@@ -114,8 +134,10 @@ export class ReceiveQueue {
       done += part.length;
       if (!bus.write(address, part))
         return this.#break(`no memory at ${hex(address)}, the buffer of descriptor ${head}`);
-      this.#compose(back, part.length, done === frame.length, isLegacy);
-      if (!bus.write(base + head * DESCRIPTOR_BYTES, this.#descriptorBytes)) {
+      if (isLegacy) this.#composeLegacy(at, back, part.length, done === frame.length);
+      else this.#compose(back, part.length, done === frame.length);
+      const doneWord = isLegacy ? LEGACY_DONE_WORD : DONE_WORD;
+      if (!bus.writeWords(base + head * DESCRIPTOR_BYTES, this.#descriptor, doneWord)) {
         return this.#break(`descriptor ${head} at ${hex(base + head * DESCRIPTOR_BYTES)} cannot be written`);
       }
       head = (head + 1) % size;
@@ -125,31 +147,32 @@ export class ReceiveQueue {
     return DELIVERED;
   }
 
-  /** The write-back format: advanced (§7.1.6.2), or legacy (§7.1.5). */
-  #compose({ info, hash, status, vlanTag }: WriteBack, length: number, isLast: boolean, isLegacy: boolean): void {
+  /** The advanced write-back format (§7.1.6.2): of a frame in several buffers, only the last descriptor says all. */
+  #compose({ info, hash, status, vlanTag }: WriteBack, length: number, isLast: boolean): void {
     const words = this.#descriptor;
-    const tag = (vlanTag << 16) >>> 0;
-    const done = isLast ? RXD_DONE_LAST : RXD_DONE;
-    if (isLegacy) {
-      // Length and fragment checksum; then eight bits of status and as many of errors.
-      words[2] = length;
-      words[3] = (((isLast ? status & 0xff : 0) | done | (isLast ? (status >>> 24) << 8 : 0)) >>> 0) | tag;
-      return;
-    }
     words[0] = isLast ? info : 0;
     words[1] = isLast ? hash : 0;
-    words[2] = ((isLast ? status : 0) | done) >>> 0;
-    words[3] = (length | (isLast ? tag : 0)) >>> 0;
+    words[2] = isLast ? status | RXD_DONE_LAST : RXD_DONE;
+    words[3] = isLast ? length | (vlanTag << 16) : length;
   }
 
+  /** The legacy one (§7.1.5): the address stays; length; eight bits of status, as many of errors, and the VLAN tag. */
+  #composeLegacy(at: number, { status, vlanTag }: WriteBack, length: number, isLast: boolean): void {
+    const words = this.#descriptor;
+    words[0] = this.#fetch.words[at]!;
+    words[1] = this.#fetch.words[at + 1]!;
+    words[2] = length;
+    const errors = (status >>> 24) << 8;
+    words[3] = isLast ? (status & 0xff) | RXD_DONE_LAST | errors | (vlanTag << 16) : RXD_DONE;
+  }
+
+  /** The ring is not to be believed: the queue stops, until the host enables it again. */
   #break(what: string): number {
-    const { registers, onFault } = this.#host;
+    const { registers, interrupts, onFault } = this.#host;
     registers.set(RXDCTL(this.index), registers.get(RXDCTL(this.index)) & ~RXDCTL_ENABLE);
+    this.#fetch.clear();
+    interrupts.raise(EICR_PCI_EXCEPTION);
     onFault(`receive queue ${this.index} stops: ${what}`);
     return NOT_TAKEN;
   }
 }
-
-/** RXD_STAT_DD, and with it RXD_STAT_EOP. */
-const RXD_DONE = 1;
-const RXD_DONE_LAST = 3;

@@ -1,6 +1,7 @@
 /**
- * Statistics (82599 datasheet §8.2.3.23): counters that clear as they are read. Those of bytes have 36 bits in two words, of
- * which the low one is read first: reading the high one clears both. Lengths count the CRC.
+ * Statistics (82599 datasheet §8.2.3.23): counters that clear as they are read, and stick at their largest value. Those of bytes
+ * have 36 bits in two words, of which the low one is read first: that latches both, and reading the high one takes what was
+ * latched off, so that nothing is lost that comes between. Lengths count the CRC.
  */
 import {
   BPRC,
@@ -77,10 +78,13 @@ const QUEUE_COUNTERS = 16;
 const QUEUE_MAPS = 32;
 const COUNTER_MASK = 0xf;
 const CRC_BYTES = 4;
-const HIGH_MASK = 0xf;
+const WORD = 2 ** 32;
+const WIDE_MOST = 2 ** 36 - 1;
 
 export class Statistics {
   readonly #registers: RegisterFile;
+  /** Counters of bytes whose low word was read, by its offset, as they stood then. */
+  readonly #latched = new Map<number, number>();
 
   constructor(registers: RegisterFile) {
     this.#registers = registers;
@@ -118,38 +122,61 @@ export class Statistics {
 
   #defineWide(low: number, high: number): void {
     const registers = this.#registers;
-    registers.define(low, { writable: 0 });
-    registers.define(high, {
+    registers.define(low, {
       writable: 0,
       read: (stored) => {
-        registers.set(low, 0);
-        registers.set(high, 0);
+        this.#latched.set(low, this.#wide(low, high));
         return stored;
+      },
+    });
+    registers.define(high, {
+      writable: 0,
+      read: () => {
+        const sum = this.#wide(low, high);
+        const latched = this.#latched.get(low) ?? sum;
+        this.#latched.delete(low);
+        this.#setWide(low, high, sum - latched);
+        return Math.floor(latched / WORD);
       },
     });
   }
 
+  #wide(low: number, high: number): number {
+    return this.#registers.get(high) * WORD + this.#registers.get(low);
+  }
+
+  #setWide(low: number, high: number, value: number): void {
+    this.#registers.set(low, value % WORD);
+    this.#registers.set(high, Math.floor(value / WORD));
+  }
+
+  /** As after a reset of the card: the registers are the register file's to reset. */
+  reset(): void {
+    this.#latched.clear();
+  }
+
   #count(offset: number, by = 1): void {
-    this.#registers.set(offset, this.#registers.get(offset) + by);
+    this.#registers.set(offset, Math.min(this.#registers.get(offset) + by, WORD - 1));
   }
 
   #countWide(low: number, high: number, by: number): void {
-    const registers = this.#registers;
-    const sum = registers.get(low) + by;
-    registers.set(low, sum % 2 ** 32);
-    if (sum >= 2 ** 32) registers.set(high, (registers.get(high) + 1) & HIGH_MASK);
+    this.#setWide(low, high, Math.min(this.#wide(low, high) + by, WIDE_MOST));
   }
 
   /** A good frame came from the wire. */
   received(frame: Uint8Array): void {
     const bytes = frame.length + CRC_BYTES;
     this.#count(GPRC);
-    this.#count(TPR);
     this.#count(RECEIVED[bucket(bytes)]!);
     this.#countWide(GORCL, GORCH, bytes);
-    this.#countWide(TORL, TORH, bytes);
+    this.#total(bytes);
     if (isBroadcast(frame)) this.#count(BPRC);
     else if ((frame[0]! & 1) !== 0) this.#count(MPRC);
+  }
+
+  #total(bytes: number): void {
+    this.#count(TPR);
+    this.#countWide(TORL, TORH, bytes);
   }
 
   /** A frame went out to the wire. */
@@ -164,15 +191,22 @@ export class Statistics {
   }
 
   /** A frame from the wire was too short, or too long. */
-  undersized(): void {
+  undersized(frame: Uint8Array): void {
     this.#count(RUC);
+    this.#total(frame.length + CRC_BYTES);
   }
 
-  oversized(): void {
+  oversized(frame: Uint8Array): void {
     this.#count(ROC);
+    this.#total(frame.length + CRC_BYTES);
   }
 
-  /** A pause frame came, with or without time. */
+  /** A MAC control frame came: it is in the totals only. */
+  controlReceived(frame: Uint8Array): void {
+    this.#total(frame.length + CRC_BYTES);
+  }
+
+  /** It was a pause frame, with or without time. */
   pauseReceived(isXoff: boolean): void {
     this.#count(isXoff ? LXOFFRXCNT : LXONRXCNT);
   }

@@ -19,7 +19,7 @@ import {
   UDP_LENGTH,
   VLAN_TAG_LENGTH,
 } from '../../packet/header-fields.ts';
-import { CONTEXT_TUCMD_L4T_SCTP, CONTEXT_TUCMD_L4T_TCP } from '../descriptors.ts';
+import { CONTEXT_TUCMD_L4T_SCTP, CONTEXT_TUCMD_L4T_TCP, CONTEXT_TUCMD_L4T_UDP } from '../descriptors.ts';
 import { crc32c } from './crc32c.ts';
 import { setWord, word } from './packet-headers.ts';
 import type { TransmitContext } from './transmit-context.ts';
@@ -51,6 +51,8 @@ export function contradiction(length: number, context: TransmitContext, wishes: 
   if (wishes.insertIpChecksum && (ipLength < IPV4_MIN_HEADER_LENGTH || transport > length)) {
     return `an IP header of ${ipLength} bytes behind ${macLength} in a frame of ${length}`;
   }
+  const knowsL4 = isTcp || l4Type === CONTEXT_TUCMD_L4T_UDP || l4Type === CONTEXT_TUCMD_L4T_SCTP;
+  if ((wishes.insertL4Checksum || wishes.segment) && !knowsL4) return 'a transport protocol (L4T) that is reserved';
   if (wishes.insertL4Checksum) {
     const least =
       l4Type === CONTEXT_TUCMD_L4T_SCTP ? SCTP_HEADER_LENGTH : isTcp ? TCP_MIN_HEADER_LENGTH : UDP_HEADER_LENGTH;

@@ -69,13 +69,16 @@ export class TransmitQueue {
   readonly #none = new TransmitContext();
   readonly #frame = new Uint8Array(MAX_BYTES);
   readonly #done = new Uint32Array(1);
-  readonly #doneBytes = new Uint8Array(this.#done.buffer);
   #length = 0;
   /** Of the frame at hand: its first descriptor's words, and whether something about it is wrong. */
   #command = 0;
   #options = 0;
   #started = false;
   #bad = '';
+  /** Descriptors that it has taken so far. */
+  #descriptors = 0;
+  /** Whether a bad frame was told of: a host that sends nothing else is not to fill the log. */
+  #toldBad = false;
   #running = false;
 
   constructor(index: number, host: EngineHost) {
@@ -85,6 +88,7 @@ export class TransmitQueue {
     const { registers } = host;
     const moved = (value: number): number => {
       this.#fetch.clear();
+      this.#endFrame();
       return value;
     };
     registers.define(TDBAL(index), { writable: ~(ALIGNMENT - 1), write: moved });
@@ -93,7 +97,14 @@ export class TransmitQueue {
     registers.define(DCA_TXCTRL(index));
     registers.define(TDH(index), { writable: 0xffff, write: moved });
     registers.define(TDT(index), { writable: 0xffff });
-    registers.define(TXDCTL(index), { writable: ~TXDCTL_SWFLSH, write: moved });
+    registers.define(TXDCTL(index), {
+      writable: ~TXDCTL_SWFLSH,
+      write: (value) => {
+        if ((value & TXDCTL_ENABLE) !== 0) return value;
+        this.#toldBad = false;
+        return moved(value);
+      },
+    });
     registers.define(TDWBAL(index));
     registers.define(TDWBAH(index));
     registers.onWrite(TDT(index), () => this.run());
@@ -104,6 +115,7 @@ export class TransmitQueue {
   reset(): void {
     this.#fetch.clear();
     this.#endFrame();
+    this.#toldBad = false;
     for (const context of this.#contexts) context.load(0, 0, 0);
   }
 
@@ -148,6 +160,10 @@ export class TransmitQueue {
       this.#command = word2;
       this.#options = word3;
     }
+    this.#descriptors++;
+    if (this.#descriptors >= size && (word2 & TXD_CMD_EOP) === 0) {
+      return this.#break(`descriptors ${head} and ${size - 1} before it are of one frame that does not end`);
+    }
     if (!this.#gather(busAddressOf(word0, word1), word2 & TXD_DTALEN_MASK)) {
       return this.#break(`no memory at ${hex(busAddressOf(word0, word1))}, the buffer of descriptor ${head}`);
     }
@@ -174,6 +190,7 @@ export class TransmitQueue {
     this.#length = 0;
     this.#started = false;
     this.#bad = '';
+    this.#descriptors = 0;
   }
 
   #send(head: number, isAdvanced: boolean, last: number, options: number): void {
@@ -182,9 +199,10 @@ export class TransmitQueue {
     if (this.#bad === '') this.#bad = isAdvanced ? this.#sendAdvanced(frame) : this.#sendLegacy(frame, last, options);
     if (this.#bad === '') return;
     this.#host.interrupts.raise(EICR_PCI_EXCEPTION);
-    this.#host.onFault(
-      `transmit queue ${this.index}: the frame that ends in descriptor ${head} is dropped: ${this.#bad}`,
-    );
+    if (this.#toldBad) return;
+    this.#toldBad = true;
+    const what = `transmit queue ${this.index}: the frame that ends in descriptor ${head} is dropped: ${this.#bad}`;
+    this.#host.onFault(`${what}; more such frames go without a word until the queue is disabled`);
   }
 
   /** Gives why it cannot be sent, or ''. */
@@ -254,7 +272,7 @@ export class TransmitQueue {
     const address = byHead
       ? busAddressOf(low & ~3, registers.get(TDWBAH(index)))
       : base + head * DESCRIPTOR_BYTES + STATUS_OFFSET;
-    if (bus.write(address, this.#doneBytes)) interrupts.transmit(index);
+    if (bus.writeWords(address, this.#done, 0)) interrupts.transmit(index);
     else this.#break(`the write-back of descriptor ${head} to ${hex(address)} finds no memory`);
   }
 
@@ -262,6 +280,7 @@ export class TransmitQueue {
   #break(what: string): false {
     const { registers, interrupts, onFault } = this.#host;
     registers.set(TXDCTL(this.index), registers.get(TXDCTL(this.index)) & ~TXDCTL_ENABLE);
+    this.#fetch.clear();
     this.#endFrame();
     interrupts.raise(EICR_PCI_EXCEPTION);
     onFault(`transmit queue ${this.index} stops: ${what}`);

@@ -10,7 +10,8 @@ const REGISTER_BYTES = 4;
 
 export class CardDevice implements VfioUserDevice {
   readonly regions = [BAR0_BYTES, 0, 0, 0, BAR4_BYTES, 0, 0, CONFIG_BYTES];
-  readonly interrupts = [1, 1, MSIX_VECTORS];
+  /** INTx, MSI, MSI-X, and errors of the bus, of which none ever comes but QEMU asks for. */
+  readonly interrupts = [1, 1, MSIX_VECTORS, 1];
   readonly #card: Card82599;
   /** The MSI-X table and pending bits: the client keeps its own, which this only remembers. */
   readonly #msix = Buffer.alloc(BAR4_BYTES);

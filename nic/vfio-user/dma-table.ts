@@ -13,6 +13,8 @@ import type { BusAddress } from '../model/host-bus.ts';
 /** Ranges at the most: a guest's IOMMU may map each page by itself. */
 export const MAX_DMA_RANGES = 65_536;
 
+const WORD_BYTES = 4;
+
 export interface DmaRange {
   address: BusAddress;
   size: number;
@@ -26,6 +28,7 @@ interface Mapped extends DmaRange {
   end: BusAddress;
   /** Null where there is no file. */
   bytes: Uint8Array | null;
+  words: Uint32Array | null;
   mapping: { address: number; length: number } | null;
 }
 
@@ -60,7 +63,7 @@ export class DmaTable {
         refuse(`they overlap the ${other.size} bytes at ${hex(other.address)}`);
       }
     }
-    const mapped: Mapped = { ...range, end, bytes: null, mapping: null };
+    const mapped: Mapped = { ...range, end, bytes: null, words: null, mapping: null };
     if (fd !== null && (readable || writable)) {
       const stat = fs.fstatSync(fd);
       if (!stat.isFile()) refuse('the descriptor is no file that can be mapped');
@@ -72,6 +75,7 @@ export class DmaTable {
       const where = mmap({ length: size, prot, flags: MAP_SHARED, fd, offset });
       mapped.mapping = { address: where, length: size };
       mapped.bytes = new Uint8Array(viewMemory(where, size));
+      mapped.words = new Uint32Array(mapped.bytes.buffer, 0, size >>> 2);
     }
     this.#ranges.splice(at, 0, mapped);
   }
@@ -96,6 +100,7 @@ export class DmaTable {
     this.#ranges.splice(this.#ranges.indexOf(range), 1);
     if (this.#last === range) this.#last = null;
     range.bytes = null;
+    range.words = null;
     if (range.mapping) munmap(range.mapping.address, range.mapping.length);
   }
 
@@ -127,6 +132,17 @@ export class DmaTable {
       range.bytes!.set(part === from.length ? from : from.subarray(done, done + part), to);
       done += part;
     }
+    return true;
+  }
+
+  /** See {@link HostBus.writeWords}. */
+  writeWords(address: BusAddress, words: Uint32Array, last: number): boolean {
+    const range = this.#at(address);
+    if (range === null || range.words === null || !range.writable) return false;
+    const at = (address - range.address) / WORD_BYTES;
+    if (!Number.isInteger(at) || at + words.length > range.words.length) return false;
+    for (let i = 0; i < words.length; i++) if (i !== last) range.words[at + i] = words[i]!;
+    Atomics.store(range.words, at + last, words[last]!);
     return true;
   }
 

@@ -56,6 +56,10 @@ export class VfioUserServer implements HostBus {
     return this.#connection?.session.dma.write(address, from) ?? false;
   }
 
+  writeWords(address: BusAddress, words: Uint32Array, last: number): boolean {
+    return this.#connection?.session.dma.writeWords(address, words, last) ?? false;
+  }
+
   interrupt(vector: number): void {
     this.#connection?.session.interrupt(vector);
   }

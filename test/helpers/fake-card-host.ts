@@ -34,6 +34,10 @@ export class FakeBus implements HostBus {
     return true;
   }
 
+  writeWords(address: BusAddress, words: Uint32Array): boolean {
+    return this.write(address, new Uint8Array(words.buffer, words.byteOffset, words.byteLength));
+  }
+
   interrupt(vector: number): void {
     this.interrupts.push(vector);
   }

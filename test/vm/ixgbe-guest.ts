@@ -29,8 +29,9 @@ export async function bootIxgbeGuest({ name, number, socket, machine }: IxgbeGue
   try {
     await bringUp(guest, number);
   } catch (error) {
+    const log = await kernelLog(guest).catch(() => '(the guest is gone)');
     await guest.stop();
-    throw new Error(`${(error as Error).message}\n-- dmesg\n${await kernelLog(guest)}`, { cause: error });
+    throw new Error(`${(error as Error).message}\n-- dmesg\n${log}`, { cause: error });
   }
   return guest;
 }
