@@ -113,6 +113,7 @@ program
   .description("the 82599 driver's own cost a frame, against the same loop in C")
   .option('--json <file>', 'write the results here')
   .option('--rounds <n>', 'measurements of each kind', count, 9)
+  .option('--no-wasm', "the rings' loops in TypeScript, as where there are no kernels")
   .action(async ({ json, ...options }) => {
     write(json, await nic({ ...options, report: print }));
   });

@@ -12,11 +12,13 @@ import path from 'node:path';
 import koffi from 'koffi';
 import { type Address, viewMemory } from '../linux/libc.ts';
 import { setAffinity } from '../linux/process.ts';
-import { SharedBuffer } from '../memory/shared-buffer.ts';
+import { Arena } from '../memory/arena.ts';
 import { DESCRIPTOR_BYTES } from '../nic/descriptors.ts';
+import { BufferTable } from '../nic/driver/buffer-table.ts';
 import { BUFFER_BYTES } from '../nic/driver/queue-memory.ts';
 import { ReceiveRing } from '../nic/driver/receive-ring.ts';
 import { registerWriter } from '../nic/driver/register-writer.ts';
+import { ringKernels } from '../nic/driver/ring-kernels.ts';
 import { TransmitRing } from '../nic/driver/transmit-ring.ts';
 import { machine } from './cpu.ts';
 import { pause } from './pause.ts';
@@ -65,16 +67,19 @@ export interface NicResult {
 
 export interface NicOptions {
   rounds: number;
+  /** Whether the rings' loops run as wasm kernels, as they do in a lane. */
+  wasm: boolean;
   report?: (line: string) => void;
 }
 
 /** Rejects when there is no C compiler (gcc), and when it is interrupted. */
-export async function nic({ rounds, report = () => {} }: NicOptions): Promise<NicResult> {
+export async function nic({ rounds, wasm, report = () => {} }: NicOptions): Promise<NicResult> {
   setAffinity([CPU]);
   const library = loadLoop();
   const ticksPerNs = library.ticksPerNs();
-  using ours = new CardMemory(library);
-  using theirs = new CardMemory(library);
+  const arena = Arena.open({ wasm });
+  const ours = new CardMemory(library, arena);
+  const theirs = new CardMemory(library, arena);
   const forwarder = new Forwarder(ours);
   const batches: NicBatch[] = [];
   for (const batch of NIC_BATCHES) {
@@ -139,13 +144,14 @@ class CardMemory {
   readonly tx: Address;
   readonly tails: Address;
   readonly buffers: Address;
-  readonly #memory = new SharedBuffer(2 * RING_BYTES + TAILS_BYTES + DESCRIPTORS * BUFFER_BYTES);
+  readonly arena: Arena;
   readonly #rings = Buffer.alloc(RINGS_BYTES);
   readonly #loop: Loop;
 
-  constructor(loop: Loop) {
+  constructor(loop: Loop, arena: Arena) {
     this.#loop = loop;
-    this.rx = this.#memory.address;
+    this.arena = arena;
+    this.rx = arena.allocate(2 * RING_BYTES + TAILS_BYTES + DESCRIPTORS * BUFFER_BYTES);
     this.tx = this.rx + RING_BYTES;
     this.tails = this.tx + RING_BYTES;
     this.buffers = this.tails + TAILS_BYTES;
@@ -154,10 +160,6 @@ class CardMemory {
     this.#rings.writeUInt32LE(DESCRIPTORS, 8 * pointers.length);
     this.#rings.writeUInt32LE(FRAME_BYTES, 8 * pointers.length + 4);
     loop.reset(this.#rings);
-  }
-
-  [Symbol.dispose](): void {
-    this.#memory.free();
   }
 
   /** The card sends everything, and receives a burst. */
@@ -206,16 +208,23 @@ class Forwarder {
   #posted = 0;
   #released = 0;
 
-  constructor({ rx, tx, tails, buffers }: CardMemory) {
+  constructor({ rx, tx, tails, buffers, arena }: CardMemory) {
     const writer = registerWriter({ kind: 'mapped', address: tails, length: TAILS_BYTES });
+    const table = new BufferTable(DESCRIPTORS, (i) => BUS + BUFFER_BYTES * i, arena);
     this.#rx = new ReceiveRing({
       descriptors: viewMemory(rx, RING_BYTES),
+      buffers: table,
       bufferBytes: BUFFER_BYTES,
-      bufferAddress: (i) => BUS + BUFFER_BYTES * i,
+      kernels: ringKernels(arena, rx, table.addressesAt),
       writer,
       tail: RDT,
     });
-    this.#tx = new TransmitRing({ descriptors: viewMemory(tx, RING_BYTES), writer, tail: TDT });
+    this.#tx = new TransmitRing({
+      descriptors: viewMemory(tx, RING_BYTES),
+      kernels: ringKernels(arena, tx, table.addressesAt),
+      writer,
+      tail: TDT,
+    });
     this.#bytes = new Uint8Array(viewMemory(buffers, DESCRIPTORS * BUFFER_BYTES));
     this.#rx.publish();
   }
@@ -237,7 +246,7 @@ class Forwarder {
       const at = (((first + n) & (DESCRIPTORS - 1)) << BUFFER_SHIFT) + TOUCHED;
       bytes[at] = bytes[at]! + 1;
     }
-    tx.postBuffers(rx.addresses, rx.lengths, first, frames, this.#posted);
+    tx.postBuffers(rx.buffers, first, frames, this.#posted);
     this.#posted += frames;
     rx.publish();
     tx.publish();

@@ -55,6 +55,32 @@ export interface WasmKernels {
     delta: number,
     headerBytes: number,
   ): number;
+  /**
+   * Looks at up to `most` receive descriptors of a card from `scan` on, in a ring of `mask` + 1: see ReceiveRing. Notes the
+   * lengths of whole frames, 16 bits each by descriptor. Gives how many there are in a row.
+   */
+  receiveDescriptors(
+    ring: Address,
+    mask: number,
+    scan: number,
+    most: number,
+    bufferBytes: number,
+    lengths: Address,
+  ): number;
+  /** Gives receive descriptors their buffers again: see ReceiveRing. `addresses`: 64 bits each, by descriptor. */
+  offerDescriptors(ring: Address, mask: number, first: number, count: number, addresses: Address): void;
+  /** Posts frames of one buffer each: see TransmitRing. `addresses` and `lengths` by buffer, of `bufferMask` + 1. */
+  postDescriptors(
+    ring: Address,
+    mask: number,
+    next: number,
+    addresses: Address,
+    lengths: Address,
+    bufferMask: number,
+    first: number,
+    count: number,
+    command: number,
+  ): void;
   /** Ones' complement sum (RFC 1071) of bytes from an even place of a packet: 16 bits, in network order. */
   sum(address: Address, bytes: number): number;
   /** memcpy, and the sum of what was written. */

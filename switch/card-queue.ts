@@ -31,10 +31,11 @@ import {
   TXD_DTYP_DATA,
   TXD_PAYLEN_SHIFT,
 } from '../nic/descriptors.ts';
-import { addressBits } from '../nic/driver/address-bits.ts';
+import { BufferTable } from '../nic/driver/buffer-table.ts';
 import { BUFFER_BYTES, busAddress, type QueueLayout } from '../nic/driver/queue-memory.ts';
 import { ReceiveRing } from '../nic/driver/receive-ring.ts';
 import { type RegisterWriter, registerWriter } from '../nic/driver/register-writer.ts';
+import { ringKernels } from '../nic/driver/ring-kernels.ts';
 import { TransmitOffload } from '../nic/driver/transmit-offload.ts';
 import { TransmitRing } from '../nic/driver/transmit-ring.ts';
 import type { DmaMapping, RegisterAccess } from '../nic/pci/pci-device.ts';
@@ -87,9 +88,9 @@ export class CardQueue implements PortQueue {
   readonly #txBuffers: Address;
   /** All transmit buffers, by bytes. */
   readonly #txBytes: Uint8Array;
-  /** Where the card sees the frame in each transmit buffer, and, of frames that lie in one, its length. */
-  readonly #frameAddresses: Float64Array;
-  readonly #frameLengths: Uint16Array;
+  /** The receive buffers; and of the transmit buffers where a frame begins in each, and the length of one that fits. */
+  readonly #rxTable: BufferTable;
+  readonly #txTable: BufferTable;
   /** Transmit buffers of the ring, minus one. */
   readonly #bufferMask: number;
   /** The longest frame that {@link #transmitPlain} takes. */
@@ -120,20 +121,28 @@ export class CardQueue implements PortQueue {
     this.#txBuffers = this.#address + layout.txBuffers;
     this.#txBytes = new Uint8Array(part(layout.txBuffers, layout.txDescriptors * BUFFER_BYTES));
     this.#bufferMask = layout.txDescriptors - 1;
-    this.#frameAddresses = addressBits(layout.txDescriptors, (i) =>
-      busAddress(mapping, layout.txBuffers + i * BUFFER_BYTES + FRAME_OFFSET),
-    );
-    this.#frameLengths = new Uint16Array(layout.txDescriptors);
     this.#maxPlain = Math.min(MAX_PLAIN_BYTES, maxFrameBytes);
+    this.#rxTable = new BufferTable(
+      layout.rxDescriptors,
+      (i) => busAddress(mapping, layout.rxBuffers + i * BUFFER_BYTES),
+      arena,
+    );
+    this.#txTable = new BufferTable(
+      layout.txDescriptors,
+      (i) => busAddress(mapping, layout.txBuffers + i * BUFFER_BYTES + FRAME_OFFSET),
+      arena,
+    );
     this.#rx = new ReceiveRing({
       descriptors: part(layout.rxRing, layout.rxDescriptors * DESCRIPTOR_BYTES),
+      buffers: this.#rxTable,
       bufferBytes: BUFFER_BYTES,
-      bufferAddress: (i) => busAddress(mapping, layout.rxBuffers + i * BUFFER_BYTES),
+      kernels: ringKernels(arena, this.#address + layout.rxRing, this.#rxTable.addressesAt),
       writer: this.#writer,
       tail: rxTail,
     });
     this.#tx = new TransmitRing({
       descriptors: part(layout.txRing, layout.txDescriptors * DESCRIPTOR_BYTES),
+      kernels: ringKernels(arena, this.#address + layout.txRing, this.#txTable.addressesAt),
       writer: this.#writer,
       tail: txTail,
     });
@@ -152,6 +161,8 @@ export class CardQueue implements PortQueue {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
+    this.#rxTable.close();
+    this.#txTable.close();
     this.#arena.free(this.#address, this.#description.layout.length);
   }
 
@@ -172,7 +183,7 @@ export class CardQueue implements PortQueue {
   /** Frames of one buffer each. */
   #receivePlain(batch: FrameBatch, waiting: number): number {
     const { segmentAddress, segmentLength } = batch;
-    const { lengths } = this.#rx;
+    const { lengths } = this.#rx.buffers;
     const buffers = this.#rxBuffers;
     let f = 0;
     let segment = batch.segments + 1;
@@ -198,8 +209,8 @@ export class CardQueue implements PortQueue {
       for (let n = 1; n <= descriptors; n++, d++) {
         const i = rx.index(d);
         segmentAddress[first + n] = this.#rxBuffers + i * BUFFER_BYTES;
-        segmentLength[first + n] = rx.lengths[i]!;
-        length += rx.lengths[i]!;
+        segmentLength[first + n] = rx.buffers.lengths[i]!;
+        length += rx.buffers.lengths[i]!;
       }
       if (length < MIN_FRAME_BYTES) break;
       batch.append(descriptors, 0, length);
@@ -234,6 +245,7 @@ export class CardQueue implements PortQueue {
     const mask = this.#bufferMask;
     const taken = this.#taken;
     const maxPlain = this.#maxPlain;
+    const { lengths } = this.#txTable;
     let n = 0;
     for (; n < most; n++) {
       const i = first + n;
@@ -241,13 +253,13 @@ export class CardQueue implements PortQueue {
       const other = (flags[i]! & VIRTIO_NET_HDR_F_NEEDS_CSUM) | gsoType[i]!;
       if (other !== 0 || bytes > maxPlain || bytes < MIN_WIRE_BYTES) break;
       const buffer = (taken + n) & mask;
-      this.#frameLengths[buffer] = bytes;
+      lengths[buffer] = bytes;
       placeTo[i] = this.#txBuffers + buffer * BUFFER_BYTES + FRAME_OFFSET - VIRTIO_NET_HDR_BYTES;
     }
     if (n === most && first + n < end) this.refusal = TX_DROP_NO_BUFFERS;
     if (n === 0) return first;
     batch.place(first, first + n, VIRTIO_NET_HDR_BYTES);
-    this.#tx.postBuffers(this.#frameAddresses, this.#frameLengths, taken & mask, n, taken);
+    this.#tx.postBuffers(this.#txTable, taken & mask, n, taken);
     this.#taken = (taken + n) | 0;
     return first + n;
   }

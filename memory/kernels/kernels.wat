@@ -621,4 +621,75 @@
     (i32.or
       (i32.shl (i32.and (local.get $word) (i32.const 0xff)) (i32.const 8))
       (i32.shr_u (local.get $word) (i32.const 8))))
-)
+
+  ;; ---- descriptor rings of the 82599 (nic/driver): 16 bytes each, $mask + 1 of them, at address $ring
+
+  ;; ReceiveRing.poll: looks at up to $most descriptors from $scan on, while each is a whole frame without an error, of up to
+  ;; $bufferBytes: DD and EOP set, RXE clear (bits 0, 1 and 29 of the third word; the length is the lower half of the fourth).
+  ;; Notes their lengths, 16 bits each by descriptor, at address $lengths. Gives how many.
+  (func (export "receiveDescriptors")
+    (param $ring f64) (param $mask i32) (param $scan i32) (param $most i32) (param $bufferBytes i32) (param $lengths f64)
+    (result i32)
+    (local $r i64) (local $l i64) (local $i i64) (local $word i64) (local $length i32) (local $n i32)
+    (local.set $r (call $offsetOf (local.get $ring)))
+    (local.set $l (call $offsetOf (local.get $lengths)))
+    (block $done
+      (loop $next
+        (br_if $done (i32.ge_u (local.get $n) (local.get $most)))
+        (local.set $i
+          (i64.extend_i32_u (i32.and (i32.add (local.get $scan) (local.get $n)) (local.get $mask))))
+        ;; Both words at once: DD is never read after the length.
+        (local.set $word (i64.load offset=8 (i64.add (local.get $r) (i64.shl (local.get $i) (i64.const 4)))))
+        (br_if $done (i64.ne (i64.and (local.get $word) (i64.const 0x20000003)) (i64.const 3)))
+        (local.set $length
+          (i32.and (i32.wrap_i64 (i64.shr_u (local.get $word) (i64.const 32))) (i32.const 0xffff)))
+        (br_if $done (i32.gt_u (local.get $length) (local.get $bufferBytes)))
+        (i32.store16 (i64.add (local.get $l) (i64.shl (local.get $i) (i64.const 1))) (local.get $length))
+        (local.set $n (i32.add (local.get $n) (i32.const 1)))
+        (br $next)))
+    (local.get $n))
+
+  ;; ReceiveRing.release: gives $count descriptors from $first on their buffers again, whose bus addresses stand, 64 bits
+  ;; each by descriptor, at address $addresses.
+  (func (export "offerDescriptors")
+    (param $ring f64) (param $mask i32) (param $first i32) (param $count i32) (param $addresses f64)
+    (local $r i64) (local $a i64) (local $i i64)
+    (local.set $r (call $offsetOf (local.get $ring)))
+    (local.set $a (call $offsetOf (local.get $addresses)))
+    (loop $next
+      (if (local.get $count)
+        (then
+          (local.set $i (i64.extend_i32_u (i32.and (local.get $first) (local.get $mask))))
+          (v128.store (i64.add (local.get $r) (i64.shl (local.get $i) (i64.const 4)))
+            (v128.load64_zero (i64.add (local.get $a) (i64.shl (local.get $i) (i64.const 3)))))
+          (local.set $first (i32.add (local.get $first) (i32.const 1)))
+          (local.set $count (i32.sub (local.get $count) (i32.const 1)))
+          (br $next)))))
+
+  ;; TransmitRing.postBuffers: posts $count frames from descriptor $next on, each in a buffer of its own: $first, $first + 1, …
+  ;; of $bufferMask + 1. $addresses and $lengths as above, by buffer; $command is what the third word has besides the length.
+  ;; The fourth word is PAYLEN, from bit 14 on.
+  (func (export "postDescriptors")
+    (param $ring f64) (param $mask i32) (param $next i32) (param $addresses f64) (param $lengths f64)
+    (param $bufferMask i32) (param $first i32) (param $count i32) (param $command i32)
+    (local $r i64) (local $a i64) (local $l i64) (local $b i64) (local $d i64) (local $length i32)
+    (local.set $r (call $offsetOf (local.get $ring)))
+    (local.set $a (call $offsetOf (local.get $addresses)))
+    (local.set $l (call $offsetOf (local.get $lengths)))
+    (loop $again
+      (if (local.get $count)
+        (then
+          (local.set $b (i64.extend_i32_u (i32.and (local.get $first) (local.get $bufferMask))))
+          (local.set $d
+            (i64.add (local.get $r)
+              (i64.shl (i64.extend_i32_u (i32.and (local.get $next) (local.get $mask))) (i64.const 4))))
+          (local.set $length (i32.load16_u (i64.add (local.get $l) (i64.shl (local.get $b) (i64.const 1)))))
+          (i64.store (local.get $d) (i64.load (i64.add (local.get $a) (i64.shl (local.get $b) (i64.const 3)))))
+          (i64.store offset=8 (local.get $d)
+            (i64.or
+              (i64.extend_i32_u (i32.or (local.get $length) (local.get $command)))
+              (i64.shl (i64.extend_i32_u (local.get $length)) (i64.const 46))))
+          (local.set $first (i32.add (local.get $first) (i32.const 1)))
+          (local.set $next (i32.add (local.get $next) (i32.const 1)))
+          (local.set $count (i32.sub (local.get $count) (i32.const 1)))
+          (br $again))))))

@@ -13,8 +13,9 @@
  */
 
 import { DESCRIPTOR_BYTES, RXD_ERR_RXE, RXD_STAT_DD, RXD_STAT_EOP } from '../descriptors.ts';
-import { addressBits } from './address-bits.ts';
+import type { BufferTable } from './buffer-table.ts';
 import type { RegisterWriter } from './register-writer.ts';
+import type { RingKernels } from './ring-kernels.ts';
 
 const WORDS = DESCRIPTOR_BYTES / 4;
 /** Descriptor i begins at word i << WORD_SHIFT: V8 checks a product for overflow, and a shift not. */
@@ -34,10 +35,11 @@ const BAD = 0x8000;
 export interface ReceiveRingOptions {
   /** The descriptors, 16 bytes each; a power of two of them. */
   descriptors: ArrayBuffer;
-  /** Bytes of each buffer. */
+  /** As many buffers, and the bytes of each. */
+  buffers: BufferTable;
   bufferBytes: number;
-  /** Where the card sees buffer `i`. */
-  bufferAddress(i: number): number;
+  /** For rings and tables in an arena: its kernels, and where the descriptors stand. */
+  kernels?: RingKernels;
   writer: RegisterWriter;
   /** Offset of the ring's RDT. */
   tail: number;
@@ -48,17 +50,13 @@ export class ReceiveRing {
   readonly count: number;
   /** Frames with an error, or longer than any. They were dropped. */
   errors = 0;
-  /**
-   * Where the card sees each buffer: the 64 bits that go into a descriptor. They travel as doubles, half as many accesses,
-   * and survive it: below 2^52 the bits of no address are those of a NaN.
-   */
-  readonly addresses: Float64Array;
-  /** Bytes in each buffer of frames that wait, as they were when they were checked. */
-  readonly lengths: Uint16Array;
+  /** The buffers. Their lengths are those of frames that wait, as they were when they were checked. */
+  readonly buffers: BufferTable;
   /** The descriptors. Signed words, since V8 has no small integers beyond 2^31. */
   readonly #words: Int32Array;
   /** The descriptors, by 64 bits. */
   readonly #halves: Float64Array;
+  readonly #kernels: RingKernels | null;
   readonly #bufferBytes: number;
   readonly #mask: number;
   readonly #writer: RegisterWriter;
@@ -82,12 +80,12 @@ export class ReceiveRing {
   #announced = 0;
 
   /** Fills the ring: the card gets all buffers but one. {@link publish} hands them over. */
-  constructor({ descriptors, bufferBytes, bufferAddress, writer, tail }: ReceiveRingOptions) {
+  constructor({ descriptors, buffers, bufferBytes, kernels, writer, tail }: ReceiveRingOptions) {
     this.#words = new Int32Array(descriptors);
     this.#halves = new Float64Array(descriptors);
     this.count = this.#words.length / WORDS;
-    this.addresses = addressBits(this.count, bufferAddress);
-    this.lengths = new Uint16Array(this.count);
+    this.buffers = buffers;
+    this.#kernels = kernels ?? null;
     this.#frames = new Uint16Array(this.count);
     this.#mask = this.count - 1;
     this.#bufferBytes = bufferBytes;
@@ -99,40 +97,51 @@ export class ReceiveRing {
   /** Looks for frames that have come. Gives how many wait, older ones among them, `limit` at the most. */
   poll(limit: number): number {
     const words = this.#words;
-    const lengths = this.lengths;
     const mask = this.#mask;
-    const bufferBytes = this.#bufferBytes;
     let scan = this.#scan;
     // Behind the oldest descriptor that is not released stand those of which the card knows nothing.
     const end = (this.#first + this.count) | 0;
     while (this.#waiting < limit) {
       // Frames of one buffer, while nothing else waits; nearly all are such.
-      let most = (this.#others | this.#partial) === 0 ? Math.min(limit - this.#waiting, (end - scan) | 0) : 0;
-      const from = scan;
-      for (; most > 0; most--) {
-        const i = scan & mask;
-        const at = i << WORD_SHIFT;
-        // DD is read before the length, and each word once. (Atomics.load would cost as much as a frame.)
-        const status = words[at + STATUS]!;
-        if ((status & (RXD_STAT_DD | RXD_STAT_EOP | RXD_ERR_RXE)) !== (RXD_STAT_DD | RXD_STAT_EOP)) break;
-        const length = words[at + LENGTH]! & LENGTH_MASK;
-        if (length > bufferBytes) break;
-        lengths[i] = length;
-        scan = (scan + 1) | 0;
-      }
-      this.#waiting += (scan - from) | 0;
+      const most = (this.#others | this.#partial) === 0 ? Math.min(limit - this.#waiting, (end - scan) | 0) : 0;
+      const plain = this.#pollPlain(scan, most);
+      scan = (scan + plain) | 0;
+      this.#waiting += plain;
       if (this.#waiting === limit || scan === end) break;
       const i = scan & mask;
       const at = i << WORD_SHIFT;
       const status = words[at + STATUS]!;
       if ((status & RXD_STAT_DD) === 0) break;
       const length = words[at + LENGTH]! & LENGTH_MASK;
-      lengths[i] = length;
+      this.buffers.lengths[i] = length;
       scan = (scan + 1) | 0;
       this.#addPart(status, length);
     }
     this.#scan = scan;
     return this.#waiting;
+  }
+
+  /** How many of the next `most` descriptors from `scan` on are whole frames of one buffer. */
+  #pollPlain(scan: number, most: number): number {
+    const mask = this.#mask;
+    const kernels = this.#kernels;
+    if (kernels !== null) {
+      return kernels.wasm.receiveDescriptors(kernels.ring, mask, scan, most, this.#bufferBytes, this.buffers.lengthsAt);
+    }
+    const words = this.#words;
+    const { lengths } = this.buffers;
+    const bufferBytes = this.#bufferBytes;
+    for (let n = 0; n < most; n++) {
+      const i = (scan + n) & mask;
+      const at = i << WORD_SHIFT;
+      // DD is read before the length, and each word once. (Atomics.load would cost as much as a frame.)
+      const status = words[at + STATUS]!;
+      if ((status & (RXD_STAT_DD | RXD_STAT_EOP | RXD_ERR_RXE)) !== (RXD_STAT_DD | RXD_STAT_EOP)) return n;
+      const length = words[at + LENGTH]! & LENGTH_MASK;
+      if (length > bufferBytes) return n;
+      lengths[i] = length;
+    }
+    return most;
   }
 
   /** A descriptor that is not a whole frame, or comes behind one such. */
@@ -208,9 +217,14 @@ export class ReceiveRing {
 
   /** The read format (§7.1.6.1): packet buffer, and no header buffer, whose bit 0 is DD. */
   #offer(first: number, descriptors: number): void {
-    const halves = this.#halves;
-    const addresses = this.addresses;
     const mask = this.#mask;
+    const kernels = this.#kernels;
+    if (kernels !== null) {
+      kernels.wasm.offerDescriptors(kernels.ring, mask, first, descriptors, this.buffers.addressesAt);
+      return;
+    }
+    const halves = this.#halves;
+    const { addresses } = this.buffers;
     for (let d = 0; d < descriptors; d++) {
       const i = (first + d) & mask;
       const at = i << 1;

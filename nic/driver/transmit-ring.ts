@@ -20,33 +20,25 @@ import {
   TXD_PAYLEN_SHIFT,
   TXD_STAT_DD,
 } from '../descriptors.ts';
-import { BUFFER_BYTES } from './queue-memory.ts';
+import type { BufferTable } from './buffer-table.ts';
 import type { RegisterWriter } from './register-writer.ts';
+import type { RingKernels } from './ring-kernels.ts';
 
 const WORDS = DESCRIPTOR_BYTES / 4;
 /** Descriptor i begins at word i << WORD_SHIFT: V8 checks a product for overflow, and a shift not. */
 const WORD_SHIFT = 2;
 const COMMAND = 2;
-/**
- * The second half of a data descriptor that is a whole frame, by its length, as a double: a load and a store instead of four
- * operations. As with addresses (address-bits.ts), none has the bits of a NaN: PAYLEN takes the upper bits, and is short.
- */
-const WHOLE_FRAME = new Float64Array(BUFFER_BYTES + 1);
-for (const [length, words] of wordPairs(WHOLE_FRAME).entries()) {
-  words[0] = length | TXD_DTYP_DATA | TXD_CMD_EOP | TXD_CMD_IFCS | TXD_CMD_DEXT;
-  words[1] = length << TXD_PAYLEN_SHIFT;
-}
-
-function wordPairs(halves: Float64Array): Int32Array[] {
-  return Array.from(halves, (_, i) => new Int32Array(halves.buffer, i * Float64Array.BYTES_PER_ELEMENT, 2));
-}
 const STATUS = 3;
+/** What a data descriptor that is a whole frame has besides its length. */
+const WHOLE_FRAME = TXD_DTYP_DATA | TXD_CMD_EOP | TXD_CMD_IFCS | TXD_CMD_DEXT;
 /** Descriptors between two marks within a batch. */
 const MARK_INTERVAL = 32;
 
 export interface TransmitRingOptions {
   /** The descriptors, 16 bytes each; a power of two of them. */
   descriptors: ArrayBuffer;
+  /** For rings and tables in an arena: its kernels, and where the descriptors stand. */
+  kernels?: RingKernels;
   writer: RegisterWriter;
   /** Offset of the ring's TDT. */
   tail: number;
@@ -61,6 +53,7 @@ export class TransmitRing {
   readonly #words: Int32Array;
   /** The descriptors, by 64 bits. */
   readonly #halves: Float64Array;
+  readonly #kernels: RingKernels | null;
   readonly #mask: number;
   readonly #writer: RegisterWriter;
   readonly #tail: number;
@@ -77,7 +70,8 @@ export class TransmitRing {
   #frameEnd = -1;
   #cookie = 0;
 
-  constructor({ descriptors, writer, tail }: TransmitRingOptions) {
+  constructor({ descriptors, kernels, writer, tail }: TransmitRingOptions) {
+    this.#kernels = kernels ?? null;
     this.#words = new Int32Array(descriptors);
     this.#halves = new Float64Array(descriptors);
     this.count = this.#words.length / WORDS;
@@ -108,29 +102,52 @@ export class TransmitRing {
   }
 
   /**
-   * Posts `count` frames without offloads that lie in one buffer each: buffers `first`, `first` + 1, … of a ring of them (a
-   * power of two), whose addresses (address-bits.ts) and lengths, BUFFER_BYTES at the most, are given by buffer. There must be as many descriptors
-   * {@link free}. {@link done} gives `cookie` + 1 once the first of them has been sent, and so on.
+   * Posts `count` frames without offloads that lie in one buffer each: `first`, `first` + 1, … round the table, which has their
+   * lengths, BUFFER_BYTES at the most. There must be as many descriptors {@link free}. {@link done} gives `cookie` + 1 once the
+   * first of them has been sent, and so on.
    */
-  postBuffers(addresses: Float64Array, lengths: Uint16Array, first: number, count: number, cookie: number): void {
-    const halves = this.#halves;
-    const mask = this.#mask;
-    const wholeFrame = WHOLE_FRAME;
-    const bufferMask = lengths.length - 1;
-    let next = this.#next;
+  postBuffers(buffers: BufferTable, first: number, count: number, cookie: number): void {
     for (let n = 0; n < count; ) {
       const some = Math.min(count - n, MARK_INTERVAL);
-      for (const end = n + some; n < end; n++) {
-        const buffer = (first + n) & bufferMask;
-        const at = (next & mask) << 1;
-        halves[at] = addresses[buffer]!;
-        halves[at + 1] = wholeFrame[lengths[buffer]!]!;
-        next = (next + 1) | 0;
-      }
-      this.#next = next;
-      this.#frameEnd = (next - 1) | 0;
+      this.#postSome(buffers, first + n, some);
+      n += some;
+      this.#next = (this.#next + some) | 0;
+      this.#frameEnd = (this.#next - 1) | 0;
       this.#cookie = cookie + n;
-      if (((next - this.#marked) | 0) >= MARK_INTERVAL) this.#mark();
+      if (((this.#next - this.#marked) | 0) >= MARK_INTERVAL) this.#mark();
+    }
+  }
+
+  #postSome(buffers: BufferTable, first: number, count: number): void {
+    const mask = this.#mask;
+    const next = this.#next;
+    const bufferMask = buffers.count - 1;
+    const kernels = this.#kernels;
+    if (kernels !== null) {
+      const { addressesAt, lengthsAt } = buffers;
+      kernels.wasm.postDescriptors(
+        kernels.ring,
+        mask,
+        next,
+        addressesAt,
+        lengthsAt,
+        bufferMask,
+        first,
+        count,
+        WHOLE_FRAME,
+      );
+      return;
+    }
+    const words = this.#words;
+    const halves = this.#halves;
+    const { addresses, lengths } = buffers;
+    for (let n = 0; n < count; n++) {
+      const buffer = (first + n) & bufferMask;
+      const at = ((next + n) & mask) << WORD_SHIFT;
+      const length = lengths[buffer]!;
+      halves[at >> 1] = addresses[buffer]!;
+      words[at + COMMAND] = length | WHOLE_FRAME;
+      words[at + STATUS] = length << TXD_PAYLEN_SHIFT;
     }
   }
 
