@@ -1,6 +1,7 @@
 /** The registers of a card that may vanish: reads that notice it, bits set and cleared, and polls that end. */
 import type { PciDevice } from '../pci/pci-device.ts';
 import { GONE, STATUS } from '../registers.ts';
+import { hex, registerName } from './register-names.ts';
 
 /** Time, as the driver needs it. */
 export interface DriverClock {
@@ -12,9 +13,10 @@ export interface DriverClock {
 
 /** The card is no longer there: its registers read as all ones. */
 export class CardGoneError extends Error {
-  constructor(name: string, register: string) {
+  constructor(name: string, offset: number) {
     super(
-      `${name}: the card no longer answers (${register} reads as all ones): it was removed, or lost its link to the bus`,
+      `${name}: the card no longer answers (${registerName(offset)} reads as all ones): it was removed, or lost its link to ` +
+        'the bus; open it anew when it is back',
     );
     this.name = 'CardGoneError';
   }
@@ -26,9 +28,9 @@ export class CardRegisters {
   /** What messages call the card. */
   readonly name: string;
   readonly clock: DriverClock;
-  /** Set once the card did not answer. */
-  gone = false;
   readonly #device: PciDevice;
+  /** What did not answer; null as long as everything did. */
+  #goneAt: number | null = null;
 
   constructor(device: PciDevice, clock: DriverClock) {
     this.name = device.name;
@@ -36,19 +38,32 @@ export class CardRegisters {
     this.#device = device;
   }
 
+  /** The card did not answer once. It is not asked again: what came back would know nothing of what it was told. */
+  get gone(): boolean {
+    return this.#goneAt !== null;
+  }
+
   /** Reads a register. Throws {@link CardGoneError}. */
   read(offset: number): number {
+    this.#refuseGone();
     const value = this.#device.registers.read32(offset);
     // All ones may be a value; STATUS never is.
-    if (value === GONE && (this.gone || this.#device.registers.read32(STATUS) === GONE)) {
-      this.gone = true;
-      throw new CardGoneError(this.name, hex(offset));
+    if (value === GONE && this.#device.registers.read32(STATUS) === GONE) {
+      this.#goneAt = offset;
+      this.#refuseGone();
     }
     return value;
   }
 
+  /** Writes a register. Throws {@link CardGoneError} when the card is known to be gone; a write alone does not find out. */
   write(offset: number, value: number): void {
+    this.#refuseGone();
     this.#device.registers.write32(offset, value >>> 0);
+  }
+
+  /** Throws {@link CardGoneError} unless the card is there: for what ends with a write. */
+  check(): void {
+    this.read(STATUS);
   }
 
   /** Sets bits of a register. */
@@ -62,8 +77,8 @@ export class CardRegisters {
   }
 
   /**
-   * Waits until `mask` of a register is `wanted`. Throws Error that names the register, `what` was awaited, and the value
-   * read last, after `ms`.
+   * Waits until the bits `mask` of a register are `wanted`. Throws Error that names the register, `what` was awaited, and the
+   * value read last, after `ms`.
    */
   await(offset: number, mask: number, wanted: number, ms: number, what: string): void {
     const deadline = this.clock.now() + ms;
@@ -72,7 +87,7 @@ export class CardRegisters {
       if ((value & mask) >>> 0 === wanted >>> 0) return;
       if (this.clock.now() >= deadline) {
         throw new Error(
-          `${this.name}: ${what} did not happen in ${ms} ms: register ${hex(offset)} reads ${hex(value)}, bits ` +
+          `${this.name}: ${what} did not happen in ${ms} ms: register ${registerName(offset)} reads ${hex(value)}, bits ` +
             `${hex(mask >>> 0)} should be ${hex(wanted >>> 0)}; reset the card (ringswitch nic unbind and bind), and look for ` +
             'PCIe errors in the kernel log',
         );
@@ -80,6 +95,8 @@ export class CardRegisters {
       this.clock.sleep(POLL_INTERVAL_MS);
     }
   }
-}
 
-export const hex = (n: number): string => `0x${n.toString(16)}`;
+  #refuseGone(): void {
+    if (this.#goneAt !== null) throw new CardGoneError(this.name, this.#goneAt);
+  }
+}

@@ -1,4 +1,9 @@
-/** The link (82599 datasheet §4.6.4, §3.7.4): brought up, and what it has become. */
+/**
+ * The link (82599 datasheet §4.6.4, §3.7.4): brought up, and what it has become.
+ *
+ * An SFP+ card speaks 10G serial, and has a laser to switch. Others speak what their EEPROM says, negotiated by the card; those
+ * with a PHY of their own (X540) negotiate there, without the driver.
+ */
 import {
   AUTOC,
   AUTOC_FLU,
@@ -7,7 +12,10 @@ import {
   AUTOC_LMS_SHIFT,
   AUTOC_RESTART_AN,
   DEVICE_82599_SFP,
+  DEVICE_X540,
   ESDP,
+  ESDP_SDP3,
+  ESDP_SDP3_IODIR,
   LINKS,
   LINKS_SPEED_1G,
   LINKS_SPEED_10G,
@@ -17,14 +25,7 @@ import {
 } from '../registers.ts';
 import type { CardRegisters } from './card-registers.ts';
 
-/** SDP3 and its direction: high, the module's transmitter is off. */
-const ESDP_SDP3 = 1 << 3;
-const ESDP_SDP3_OUT = 1 << 11;
-const MBPS: Record<number, number> = {
-  [LINKS_SPEED_10G >>> 28]: 10_000,
-  [LINKS_SPEED_1G >>> 28]: 1000,
-  [LINKS_SPEED_100M >>> 28]: 100,
-};
+const MBPS: Record<number, number> = { [LINKS_SPEED_10G]: 10_000, [LINKS_SPEED_1G]: 1000, [LINKS_SPEED_100M]: 100 };
 
 export interface LinkState {
   up: boolean;
@@ -35,32 +36,36 @@ export interface LinkState {
 export class Link {
   readonly #registers: CardRegisters;
   readonly #hasLaser: boolean;
+  readonly #hasPhy: boolean;
 
   constructor(registers: CardRegisters, deviceId: number) {
     this.#registers = registers;
     this.#hasLaser = deviceId === DEVICE_82599_SFP;
+    this.#hasPhy = deviceId === DEVICE_X540;
   }
 
-  /** Switches the transmitter on and starts the link: 10G serial on an SFP+ card, else as the EEPROM has it. */
-  start(): void {
+  /** Switches the transmitter on and starts the link, which comes up some time later if there is another end. */
+  setUp(): void {
     const registers = this.#registers;
+    if (this.#hasPhy) return;
+    let autoc = registers.read(AUTOC);
     if (this.#hasLaser) {
-      registers.write(ESDP, (registers.read(ESDP) | ESDP_SDP3_OUT) & ~ESDP_SDP3);
-      const autoc = registers.read(AUTOC) & ~(AUTOC_LMS_MASK | AUTOC_FLU);
-      registers.write(AUTOC, autoc | (AUTOC_LMS_10G_SERIAL << AUTOC_LMS_SHIFT));
+      // SDP3 drives TX_DISABLE of the module.
+      registers.write(ESDP, (registers.read(ESDP) | ESDP_SDP3_IODIR) & ~ESDP_SDP3);
+      autoc = (autoc & ~(AUTOC_LMS_MASK | AUTOC_FLU)) | (AUTOC_LMS_10G_SERIAL << AUTOC_LMS_SHIFT);
     }
-    registers.set(AUTOC, AUTOC_RESTART_AN);
+    registers.write(AUTOC, autoc | AUTOC_RESTART_AN);
   }
 
-  /** Switches the transmitter off: the other side loses its link. */
-  stop(): void {
-    if (this.#hasLaser) this.#registers.set(ESDP, ESDP_SDP3 | ESDP_SDP3_OUT);
+  /** Switches the transmitter off, so that the other side loses its link. Only a laser can be switched off. */
+  setDown(): void {
+    if (this.#hasLaser) this.#registers.set(ESDP, ESDP_SDP3 | ESDP_SDP3_IODIR);
   }
 
   /** What it is now. */
   state(): LinkState {
     const links = this.#registers.read(LINKS);
     const up = (links & LINKS_UP) !== 0;
-    return { up, speedMbps: up ? (MBPS[(links & LINKS_SPEED_MASK) >>> 28] ?? 0) : 0 };
+    return { up, speedMbps: up ? (MBPS[links & LINKS_SPEED_MASK] ?? 0) : 0 };
   }
 }
