@@ -25,6 +25,9 @@ import {
 } from '../memory/frame-batch.ts';
 import {
   DESCRIPTOR_BYTES,
+  RXD_ERR_IPE,
+  RXD_ERR_TCPE,
+  RXD_STAT_L4I,
   TXD_CMD_DEXT,
   TXD_CMD_EOP,
   TXD_CMD_IFCS,
@@ -40,7 +43,7 @@ import { TransmitOffload } from '../nic/driver/transmit-offload.ts';
 import { TransmitRing } from '../nic/driver/transmit-ring.ts';
 import type { DmaMapping, RegisterAccess } from '../nic/pci/pci-device.ts';
 import { EIMS_EX } from '../nic/registers.ts';
-import { VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE } from '../vhost/virtio.ts';
+import { VIRTIO_NET_HDR_F_DATA_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE } from '../vhost/virtio.ts';
 import { TX_DROP_ERROR, TX_DROP_LINK_DOWN, TX_DROP_NO_BUFFERS, TX_DROP_TOO_BIG } from './counters.ts';
 import { OffloadAdapter } from './offload.ts';
 import { type FdSink, type PortQueue, TRANSMITTED, type TransmitResult } from './port.ts';
@@ -195,7 +198,18 @@ export class CardQueue implements PortQueue {
       segmentLength[segment] = length;
     }
     batch.appendBuffers(f, 0);
+    for (let i = 0; i < f; i++) this.#noteVerified(batch, i, this.#rx.index(i));
     return f;
+  }
+
+  /** Passes on that the card found a frame's checksums right; `last` is its last descriptor. */
+  #noteVerified(batch: FrameBatch, i: number, last: number): void {
+    if ((this.#rx.status(last) & (RXD_STAT_L4I | RXD_ERR_TCPE | RXD_ERR_IPE)) !== RXD_STAT_L4I) return;
+    batch.flags[i] = VIRTIO_NET_HDR_F_DATA_VALID;
+    batch.hdrLen[i] = 0;
+    batch.gsoSize[i] = 0;
+    batch.csumStart[i] = 0;
+    batch.csumOffset[i] = 0;
   }
 
   #receiveAny(batch: FrameBatch, waiting: number): number {
@@ -214,6 +228,7 @@ export class CardQueue implements PortQueue {
       }
       if (length < MIN_FRAME_BYTES) break;
       batch.append(descriptors, 0, length);
+      this.#noteVerified(batch, f, rx.index(d - 1));
     }
     return batch.count;
   }

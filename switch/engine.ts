@@ -15,6 +15,7 @@
  *
  * Runs on the lane's thread; time is told to it. Hot: allocates nothing per frame.
  */
+import { TUN_F_CSUM } from '../linux/if-tun.ts';
 import type { Arena } from '../memory/arena.ts';
 import {
   ADDRESS_WORDS,
@@ -26,6 +27,7 @@ import {
   TO_HIGH,
   TO_LOW,
 } from '../memory/frame-batch.ts';
+import { VIRTIO_NET_HDR_F_DATA_VALID } from '../vhost/virtio.ts';
 import {
   count,
   type PortCounters,
@@ -347,7 +349,8 @@ export class Engine {
   /** The port that frame `i` goes to, or FLOOD, or why it goes nowhere. Learns its source. */
   #destination(from: Port, batch: FrameBatch, i: number): number {
     if (!from.linkUp) return LINK_DOWN;
-    if (!isPlain(batch, i) && !sanitizeOffloads(batch, i)) return BAD_OFFLOAD;
+    const verified = from.verifies && isVerified(batch, i);
+    if (!verified && !isPlain(batch, i) && !sanitizeOffloads(batch, i)) return BAD_OFFLOAD;
     const { addresses } = batch;
     const at = ADDRESS_WORDS * i;
     const fromHigh = addresses[at + FROM_HIGH]!;
@@ -363,6 +366,7 @@ export class Engine {
   /** Offers frames to one queue as they are. Gives how many are done with: fewer than all when one shall wait. */
   #transmitRun(source: Source, to: Port, queue: PortQueue, batch: FrameBatch, start: number, end: number): number {
     let next = start;
+    if (source.port.verifies) for (let i = start; i < end; i++) forgetVerified(to, batch, i);
     for (;;) {
       const taken = queue.transmit(batch, next, end);
       if (taken > 0) this.#countTransmitted(to, queue, batch, next, next + taken);
@@ -395,6 +399,7 @@ export class Engine {
 
   /** False: the port has no buffers yet, the frame shall wait. */
   #unicast(source: Source, to: Port, batch: FrameBatch, i: number): boolean {
+    forgetVerified(to, batch, i);
     const result = this.#transmit(to, batch, i);
     if (result === TRANSMITTED) return true;
     if (result === TX_DROP_NO_BUFFERS && this.#mayWait(source, this.#queueFor(to, batch, i)!, i)) return false;
@@ -417,6 +422,7 @@ export class Engine {
   /** To every other port of this lane, and to every other lane, unless the frame comes from one. */
   #flood({ port: from, link: fromLink }: Source, batch: FrameBatch, i: number): void {
     let lies = false;
+    if (from.verifies) batch.flags[i] = batch.flags[i]! & ~VIRTIO_NET_HDR_F_DATA_VALID;
     for (const to of this.#portList) {
       if (to === from) continue;
       const result = this.#transmit(to, batch, i);
@@ -502,6 +508,17 @@ export class Engine {
 /** Whether a frame comes without any offload. */
 function isPlain(batch: FrameBatch, i: number): boolean {
   return (batch.flags[i]! | batch.gsoType[i]!) === 0;
+}
+
+/** Whether a frame comes without any offload, and its checksums were found to be right. */
+function isVerified(batch: FrameBatch, i: number): boolean {
+  return batch.flags[i] === VIRTIO_NET_HDR_F_DATA_VALID && batch.gsoType[i] === 0;
+}
+
+/** Takes DATA_VALID from a frame for a port that did not negotiate it, or that another lane has (virtio 1.2 §5.1.6.4.1). */
+function forgetVerified(to: Port, batch: FrameBatch, i: number): void {
+  if ((to.offloads & TUN_F_CSUM) !== 0 && to.id !== LINK_PORT) return;
+  batch.flags[i] = batch.flags[i]! & ~VIRTIO_NET_HDR_F_DATA_VALID;
 }
 
 function newSource(port: Port, queue: PortQueue, link: LaneLink | null): Source {

@@ -260,6 +260,7 @@ export class Lane {
   ): void {
     const port = new Port(id, name, counters);
     port.offloads = offloads;
+    port.verifies = true;
     try {
       for (const description of descriptions) port.queues.push(new CardQueue(description, this.#arena));
     } catch (error) {

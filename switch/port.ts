@@ -61,6 +61,8 @@ export class Port {
   /** TUN_F_… offloads that frames for this port may carry. */
   offloads = 0;
   linkUp = true;
+  /** Whether VIRTIO_NET_HDR_F_DATA_VALID on frames from the port is to be believed: a network card says it, never a guest. */
+  verifies = false;
   #ready: PortQueue[] = [];
   readonly #steering = new FlowSteering();
 

@@ -32,7 +32,11 @@ const LOW_ROOM_KIB = 128;
 const KIB = 1024;
 
 /** Says which way pause frames go, with a packet buffer of `packetBufferKib`. */
-export function setFlowControl(registers: CardRegisters, packetBufferKib: number, { receive, send }: FlowControl): void {
+export function setFlowControl(
+  registers: CardRegisters,
+  packetBufferKib: number,
+  { receive, send }: FlowControl,
+): void {
   // DPF: pause frames end here. To a switch they would be frames to forward.
   registers.write(MFLCN, MFLCN_DPF | (receive ? MFLCN_RFCE : 0));
   registers.write(FCCFG, send ? FCCFG_TFCE_802_3X : 0);

@@ -58,6 +58,7 @@ export class QueuePair {
   readonly mapping: DmaMapping;
   readonly #address: number;
   readonly #options: QueuePairOptions;
+  #started = false;
   #freed = false;
 
   /** Makes the memory, and tells the card of it. Both queues are off. Throws Error that says what to do where there is none. */
@@ -110,10 +111,12 @@ export class QueuePair {
     registers.write(TXDCTL(n), (PREFETCH << TXDCTL_PTHRESH_SHIFT) | (HOST_THRESHOLD << TXDCTL_HTHRESH_SHIFT));
   }
 
-  /** Switches both queues on, empty: whoever has filled the descriptors writes RDT afterwards. */
+  /** Switches both queues on, empty: whoever has filled the descriptors writes RDT afterwards. Nothing, when they are on. */
   start(): void {
+    if (this.#started) return;
     const { registers, index: n } = this.#options;
     for (const offset of [RDH(n), RDT(n), TDH(n), TDT(n)]) registers.write(offset, 0);
+    this.#started = true;
     registers.set(TXDCTL(n), TXDCTL_ENABLE);
     registers.await(TXDCTL(n), TXDCTL_ENABLE, TXDCTL_ENABLE, SWITCH_MS, `switching on transmit queue ${n}`);
     registers.set(RXDCTL(n), RXDCTL_ENABLE);
@@ -123,6 +126,7 @@ export class QueuePair {
   /** Switches both queues off; {@link awaitStopped} says when they are. What was not sent yet is lost. */
   requestStop(): void {
     const { registers, index: n } = this.#options;
+    this.#started = false;
     registers.clear(RXDCTL(n), RXDCTL_ENABLE);
     registers.clear(TXDCTL(n), TXDCTL_ENABLE);
   }

@@ -1,39 +1,66 @@
 /** Names of registers for messages, as the datasheet has them (§8.2.3). */
-import * as registers from '../registers.ts';
+import {
+  AUTOC,
+  CTRL,
+  CTRL_EXT,
+  DCA_RXCTRL,
+  DMATXCTL,
+  EEC,
+  EICR,
+  EICS,
+  ESDP,
+  FCTRL,
+  HLREG0,
+  LINKS,
+  QUEUES,
+  RAH,
+  RAL,
+  RAR_ENTRIES,
+  RDRXCTL,
+  RTTDCS,
+  RXCTRL,
+  RXDCTL,
+  SECRXCTRL,
+  SECRXSTAT,
+  STATUS,
+  TXDCTL,
+  VFTA,
+  VFTA_WORDS,
+  VLNCTRL,
+} from '../registers.ts';
 
-const SINGLE = [
-  'CTRL',
-  'STATUS',
-  'CTRL_EXT',
-  'ESDP',
-  'EEC',
-  'EICR',
-  'EICS',
-  'FCTRL',
-  'VLNCTRL',
-  'HLREG0',
-  'RDRXCTL',
-  'RXCTRL',
-  'SECRXCTRL',
-  'SECRXSTAT',
-  'RTTDCS',
-  'DMATXCTL',
-  'AUTOC',
-  'LINKS',
-] as const;
+const SINGLE = {
+  CTRL,
+  STATUS,
+  CTRL_EXT,
+  ESDP,
+  EEC,
+  EICR,
+  EICS,
+  FCTRL,
+  VLNCTRL,
+  HLREG0,
+  RDRXCTL,
+  RXCTRL,
+  SECRXCTRL,
+  SECRXSTAT,
+  RTTDCS,
+  DMATXCTL,
+  AUTOC,
+  LINKS,
+};
 /** Those of which there are many, and how many. */
-const MANY = {
-  RXDCTL: registers.QUEUES,
-  TXDCTL: registers.QUEUES,
-  DCA_RXCTRL: registers.QUEUES,
-  RAL: registers.RAR_ENTRIES,
-  RAH: registers.RAR_ENTRIES,
-  VFTA: registers.VFTA_WORDS,
-} as const;
+const MANY = [
+  ['RXDCTL', RXDCTL, QUEUES],
+  ['TXDCTL', TXDCTL, QUEUES],
+  ['DCA_RXCTRL', DCA_RXCTRL, QUEUES],
+  ['RAL', RAL, RAR_ENTRIES],
+  ['RAH', RAH, RAR_ENTRIES],
+  ['VFTA', VFTA, VFTA_WORDS],
+] as const;
 
-const names = new Map<number, string>(SINGLE.map((name) => [registers[name], name]));
-for (const [name, count] of Object.entries(MANY)) {
-  const offset = registers[name as keyof typeof MANY];
+const names = new Map<number, string>(Object.entries(SINGLE).map(([name, offset]) => [offset, name]));
+for (const [name, offset, count] of MANY) {
   for (let n = 0; n < count; n++) names.set(offset(n), `${name}(${n})`);
 }
 

@@ -12,7 +12,11 @@ import {
 } from '../../switch/counters.ts';
 import { Engine, HOLD_MS } from '../../switch/engine.ts';
 import { Port, TRANSMITTED } from '../../switch/port.ts';
-import { VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_TCPV4 } from '../../vhost/virtio.ts';
+import {
+  VIRTIO_NET_HDR_F_DATA_VALID,
+  VIRTIO_NET_HDR_F_NEEDS_CSUM,
+  VIRTIO_NET_HDR_GSO_TCPV4,
+} from '../../vhost/virtio.ts';
 import { wasmArena } from '../helpers/arenas.ts';
 import { BROADCAST, ethernet, FakeQueue, station, type TestFrame } from '../helpers/fake-queue.ts';
 import { checksumsVerify, packet } from '../helpers/plain-packet.ts';
@@ -339,6 +343,33 @@ describe('Engine', () => {
       }
       assert.deepEqual(counted(B), { tx_frames: 1, tx_bytes: whole.bytes.length });
       assert.deepEqual(counted(C), { tx_frames: 3, tx_bytes: whole.bytes.length + 2 * whole.payload });
+    });
+
+    it('a word that checksums are right is passed on from a network card, to ports that negotiated it alone', () => {
+      learnAll(B, C, D);
+      for (const id of [B, D]) port(id).offloads = TUN_F_CSUM;
+      port(A).verifies = true;
+      const verified = (to: number): TestFrame => ({
+        bytes: ethernet(station(to), A),
+        flags: VIRTIO_NET_HDR_F_DATA_VALID,
+      });
+      const flood: TestFrame = { bytes: ethernet(BROADCAST, A), flags: VIRTIO_NET_HDR_F_DATA_VALID };
+      // Two each, of which the second travels in the first one's run.
+      put(A, verified(B), verified(B), verified(C), verified(C), flood, verified(B));
+      assert.equal(engine.breathe(), 6);
+      const flags = (id: number) => queue(id).sent.map((frame) => frame.flags);
+      assert.deepEqual(flags(B), [
+        VIRTIO_NET_HDR_F_DATA_VALID,
+        VIRTIO_NET_HDR_F_DATA_VALID,
+        0,
+        VIRTIO_NET_HDR_F_DATA_VALID,
+      ]);
+      assert.deepEqual(flags(C), [0, 0, 0]);
+      assert.deepEqual(flags(D), [0]);
+      // A guest may say what it likes.
+      put(B, verified(D));
+      engine.breathe();
+      assert.deepEqual(flags(D), [0, 0]);
     });
 
     it('hold the whole frame while there is no room for its first segment', () => {

@@ -88,7 +88,7 @@ describe('the packet parser of the software 82599', () => {
     ['what it does not know', [[ESP, 1]], false],
   ];
   for (const [name, extensions, isLookedBeyond] of beyond) {
-    it(`looks ${isLookedBeyond ? '' : 'not '}beyond ${name} of IPv6`, () => {
+    it(`${isLookedBeyond ? 'looks' : 'does not look'} beyond ${name} of IPv6`, () => {
       const frame = extended(extensions);
       const headers = parse(frame);
       assert.equal(headers.isIpv6, true);

@@ -189,11 +189,15 @@ describe('receive-side scaling of the software 82599', () => {
     });
 
     it('it holds nobody up where it drops', () => {
-      engines.set(SRRCTL(0), SRRCTL_DROP_EN);
       engines.takeEvents();
+      engines.set(SRRCTL(0), SRRCTL_DROP_EN);
       engines.arrive(shape(4, true).bytes);
       engines.arrive(shape(6, true).bytes);
-      assert.equal(engines.takeEvents()[0], 'dropped 0');
+      assert.deepEqual(
+        engines.takeEvents().filter((event) => event.startsWith('dropped')),
+        ['dropped 0', 'dropped 0'],
+        'the one that waited, and the one that came',
+      );
       assert.equal(rings[V6_QUEUE]!.take().length, 1);
     });
   });
