@@ -160,8 +160,15 @@ export class Daemon implements Control {
   }
 
   async fdb(): Promise<FdbRow[]> {
-    const entries = await this.#lanes.callAll('fdb', []);
-    return entries.flat().map(({ mac, port, ageSeconds }) => ({ mac, port: this.#ports.nameOf(port), ageSeconds }));
+    const entries = (await this.#lanes.callAll('fdb', [])).flat();
+    // Lanes that share a port (a network card) may each have heard of a station there: whoever heard last counts.
+    const youngest = new Map<string, FdbRow>();
+    for (const { mac, port, ageSeconds } of entries) {
+      const known = youngest.get(mac);
+      if (known && known.ageSeconds <= ageSeconds) continue;
+      youngest.set(mac, { mac, port: this.#ports.nameOf(port), ageSeconds });
+    }
+    return [...youngest.values()];
   }
 
   async rings(): Promise<RingRow[]> {

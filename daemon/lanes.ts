@@ -67,6 +67,18 @@ export class Lanes extends EventEmitter<{ event: [LaneEvent]; died: [Error] }> {
     return this.all[index]!;
   }
 
+  /**
+   * Lanes for `queues` queues of a port of that name, in the order in which they get them: the one that the configuration
+   * says for all, else every lane in turn, the emptiest first. Counts the port on each.
+   */
+  joinAll(name: string, queues: number): LaneClient[] {
+    const placed = this.#placed(name);
+    const byLoad = this.#ports.map((_, index) => index).sort((a, b) => this.#ports[a]! - this.#ports[b]! || a - b);
+    const chosen = placed === undefined ? byLoad.slice(0, queues) : [placed];
+    for (const index of chosen) this.#ports[index]!++;
+    return chosen.map((index) => this.all[index]!);
+  }
+
   /** A port has left its lane. */
   leave(lane: LaneClient): void {
     this.#ports[this.all.indexOf(lane)]!--;
@@ -82,9 +94,13 @@ export class Lanes extends EventEmitter<{ event: [LaneEvent]; died: [Error] }> {
     return longest === undefined ? undefined : this.#placement[longest];
   }
 
-  /** Asks every lane, or every one but `except`. */
-  callAll<C extends LaneCommand>(command: C, args: LaneArguments<C>, except?: LaneClient): Promise<LaneAnswer<C>[]> {
-    return Promise.all(this.all.filter((lane) => lane !== except).map((lane) => lane.call(command, ...args)));
+  /** Asks every lane, or every one but those of `except`. */
+  callAll<C extends LaneCommand>(
+    command: C,
+    args: LaneArguments<C>,
+    except: readonly LaneClient[] = [],
+  ): Promise<LaneAnswer<C>[]> {
+    return Promise.all(this.all.filter((lane) => !except.includes(lane)).map((lane) => lane.call(command, ...args)));
   }
 
   /** What each lane has done. */

@@ -39,20 +39,25 @@ export async function runModel(options: ModelOptions): Promise<void> {
   if (sockets.length === 0 || sockets.length > MAX_CARDS) {
     throw new Error(`one or two cards can be served, not ${sockets.length}: give --socket once or twice`);
   }
+  if (new Set(sockets.map((socket) => path.resolve(socket))).size < sockets.length) {
+    throw new Error(`${sockets[0]} is given twice: each card has a socket of its own`);
+  }
   if (sockets.length === 2 && tap !== undefined) {
     throw new Error('two cards are cabled to each other: --tap is for one');
   }
   if (tun !== undefined && tap === undefined)
     throw new Error('--tun says how to open a tap: give --tap, its name, too');
   const mac = options.mac === undefined ? randomAddress() : parseAddress(options.mac);
-  const deviceId = options.device === undefined ? undefined : Number.parseInt(options.device, 16);
+  const deviceId = options.device === undefined ? undefined : parseDeviceId(options.device);
   const log = createLogger({ level: 'info', format: 'auto' });
   const asked = Promise.withResolvers<string>();
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => asked.resolve(signal));
 
   using undo = new DisposableStack();
   const wires: WireEnd[] =
-    sockets.length === 2 ? cable() : [tap === undefined ? looseCable() : openTap(tap, tun, undo)];
+    sockets.length === 2
+      ? cable()
+      : [tap === undefined ? looseCable() : openTap(tap, tun, undo, (message) => log.warn(message))];
   for (const [n, socket] of sockets.entries()) {
     await freePath(socket);
     const server = makePrivately(() => new VfioUserServer(socket, log));
@@ -71,9 +76,16 @@ export async function runModel(options: ModelOptions): Promise<void> {
   log.info(`stopping: ${await asked.promise}`);
 }
 
-function openTap(name: string, device: string | undefined, undo: DisposableStack): WireEnd {
+function openTap(
+  name: string,
+  device: string | undefined,
+  undo: DisposableStack,
+  onGone: (message: string) => void,
+): WireEnd {
   try {
-    return undo.adopt(new TapWire(name, device), (wire) => wire.close());
+    const wire = undo.adopt(new TapWire(name, device), (tap) => tap.close());
+    wire.onGone = onGone;
+    return wire;
   } catch (error) {
     throw new Error(`tap ${name}: ${(error as Error).message}`);
   }
@@ -99,6 +111,12 @@ function parseAddress(text: string): Uint8Array {
   const address = Uint8Array.from(text.split(':'), (octet) => Number.parseInt(octet, 16));
   if ((address[0]! & 1) !== 0) throw new Error(`${text} is a group address: a card has one of its own`);
   return address;
+}
+
+function parseDeviceId(text: string): number {
+  if (!/^[0-9a-f]{4}$/i.test(text))
+    throw new Error(`${text} is no PCI device id: four hexadecimal digits such as 10fb`);
+  return Number.parseInt(text, 16);
 }
 
 function formatAddress(address: Uint8Array): string {

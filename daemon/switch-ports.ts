@@ -72,8 +72,11 @@ interface Port {
   id: number;
   name: string;
   kind: PortStatus['kind'];
+  /** Where it is: one lane, or for a network card all that have queues of it. */
   lane: LaneClient;
-  counters: PortCounters;
+  lanes: LaneClient[];
+  /** For each of these lanes. */
+  counters: PortCounters[];
   linkUp: boolean;
   carrierUp: boolean;
   offloads: number;
@@ -133,20 +136,30 @@ export class SwitchPorts implements PortFactory {
     queues: CardQueueDescription[],
     status: () => CardStatus,
   ): Promise<CardPortHandle> {
-    const port = this.#newPort(name, 'nic');
-    const { lane, id } = port;
+    const port = this.#newPort(name, 'nic', queues.length);
+    const { lanes, id } = port;
     port.card = status;
     port.offloads = offloads;
     port.carrierUp = false;
+    const added: LaneClient[] = [];
     try {
-      await lane.call('addCardPort', id, name, port.counters, offloads, queues);
+      for (const [n, lane] of lanes.entries()) {
+        const share = queues.filter((_, queue) => queue % lanes.length === n);
+        const elsewhere = lanes.filter((other) => other !== lane).map((other) => this.#lanes.all.indexOf(other));
+        await lane.call('addCardPort', id, name, port.counters[n]!, offloads, share, { elsewhere, isFirst: n === 0 });
+        added.push(lane);
+      }
     } catch (error) {
+      for (const lane of added) await lane.call('removePort', id);
       this.#forget(port);
       throw error;
     }
+    const callEach = async (command: 'startCard' | 'loseCard'): Promise<void> => {
+      for (const lane of lanes) await lane.call(command, id);
+    };
     await this.#applyLink(port);
     return {
-      start: () => lane.call('startCard', id),
+      start: () => callEach('startCard'),
       setCarrier: async (up) => {
         port.carrierUp = up;
         await this.#applyLink(port);
@@ -154,7 +167,7 @@ export class SwitchPorts implements PortFactory {
       lose: async (message) => {
         port.error = message;
         port.carrierUp = false;
-        await lane.call('loseCard', id);
+        await callEach('loseCard');
         await this.#applyLink(port);
       },
       remove: () => this.#remove(port),
@@ -163,7 +176,7 @@ export class SwitchPorts implements PortFactory {
 
   async #createGuestPort(port: Port): Promise<PortHandle> {
     const { lane, name } = port;
-    await lane.call('addGuestPort', port.id, name, port.counters);
+    await lane.call('addGuestPort', port.id, name, port.counters[0]!);
     this.#log.info(`${name}: port ${port.id} made`, { port: name });
     return {
       addQueue: async (index, pid) => {
@@ -227,7 +240,7 @@ export class SwitchPorts implements PortFactory {
   /** Over the kernel's vhost-net where that works, else over the tap's own file. */
   async #addToLane(port: Port): Promise<void> {
     const add = (vhostFd: number): Promise<void> =>
-      port.lane.call('addTapPort', port.id, port.name, port.counters, port.tapFd, port.offloads, vhostFd);
+      port.lane.call('addTapPort', port.id, port.name, port.counters[0]!, port.tapFd, port.offloads, vhostFd);
     const opened = openKernelVhostNet();
     let reason: string;
     if ('fd' in opened) {
@@ -285,17 +298,20 @@ export class SwitchPorts implements PortFactory {
 
   // ---- parts
 
-  #newPort(name: string, kind: Port['kind']): Port {
+  /** `queues`: of a network card, which may be of as many lanes; others are of one. */
+  #newPort(name: string, kind: Port['kind'], queues = 0): Port {
     const taken = new Set([...this.#ports.values()].map((port) => port.id));
     let id = 1;
     while (taken.has(id)) id++;
     if (id > MAX_PORT) throw new ControlError(409, 'ENOSPC', `all ${MAX_PORT} ports are taken`);
+    const lanes = queues === 0 ? [this.#lanes.join(name)] : this.#lanes.joinAll(name, queues);
     const port: Port = {
       id,
       name,
       kind,
-      lane: this.#lanes.join(name),
-      counters: newCounters(),
+      lane: lanes[0]!,
+      lanes,
+      counters: lanes.map(() => newCounters()),
       linkUp: true,
       carrierUp: true,
       offloads: 0,
@@ -314,7 +330,7 @@ export class SwitchPorts implements PortFactory {
 
   #forget(port: Port): void {
     this.#ports.delete(port.name);
-    this.#lanes.leave(port.lane);
+    for (const lane of port.lanes) this.#lanes.leave(lane);
   }
 
   #get(name: string): Port {
@@ -326,8 +342,8 @@ export class SwitchPorts implements PortFactory {
 
   async #applyLink(port: Port): Promise<void> {
     const up = port.linkUp && port.carrierUp;
-    await port.lane.call('setLink', port.id, up);
-    if (!up) await this.#lanes.callAll('forgetPort', [port.id], port.lane);
+    for (const lane of port.lanes) await lane.call('setLink', port.id, up);
+    if (!up) await this.#lanes.callAll('forgetPort', [port.id], port.lanes);
   }
 
   /** Once, whoever asks: its client that goes, the operator, or the end of the daemon. */
@@ -338,8 +354,8 @@ export class SwitchPorts implements PortFactory {
 
   async #removeNow(port: Port): Promise<void> {
     if (port.lane.alive) {
-      await port.lane.call('removePort', port.id);
-      await this.#lanes.callAll('forgetPort', [port.id], port.lane);
+      for (const lane of port.lanes) await lane.call('removePort', port.id);
+      await this.#lanes.callAll('forgetPort', [port.id], port.lanes);
     }
     this.#forget(port);
     if (port.vhostFd >= 0) close(port.vhostFd);
@@ -391,10 +407,18 @@ export class SwitchPorts implements PortFactory {
       persistent: port.persistent,
       clients: [...pids].map((pid) => ({ pid, command: commandName(pid) })),
       mac: null,
-      counters: readCounters(port.counters),
+      counters: sumCounters(port.counters),
       error: port.error,
     };
   }
+}
+
+function sumCounters(all: PortCounters[]): Record<string, number> {
+  const sums = readCounters(all[0]!);
+  for (const counters of all.slice(1)) {
+    for (const [name, value] of Object.entries(readCounters(counters))) sums[name] = sums[name]! + value;
+  }
+  return sums;
 }
 
 function pathOf(kind: Port['kind'], queues: GuestPortQueue[], kernelVhost: boolean): PortStatus['path'] {

@@ -189,8 +189,9 @@ export class Engine {
   }
 
   #learnRemote(link: Port, high: number, low: number, port: number): void {
-    if (this.#ports.has(port)) return;
-    this.#byId[port] = link;
+    // A port of several lanes is this lane's, too, whichever of them hears of a station there.
+    if (!this.#ports.has(port)) this.#byId[port] = link;
+    else if (this.#ports.get(port)!.elsewhere.size === 0) return;
     this.table.learn(high, low, port, this.#nowSeconds);
   }
 
@@ -424,7 +425,7 @@ export class Engine {
     let lies = false;
     if (from.verifies) batch.flags[i] = batch.flags[i]! & ~VIRTIO_NET_HDR_F_DATA_VALID;
     for (const to of this.#portList) {
-      if (to === from) continue;
+      if (to === from || (fromLink !== null && !isFloodedHere(to, fromLink))) continue;
       const result = this.#transmit(to, batch, i);
       if (result === RX_DROP_BAD_OFFLOAD) lies = true;
       else if (result !== TRANSMITTED) this.#drop(from, to, result);
@@ -513,6 +514,11 @@ function isPlain(batch: FrameBatch, i: number): boolean {
 /** Whether a frame comes without any offload, and its checksums were found to be right. */
 function isVerified(batch: FrameBatch, i: number): boolean {
   return batch.flags[i] === VIRTIO_NET_HDR_F_DATA_VALID && batch.gsoType[i] === 0;
+}
+
+/** Whether a frame that another lane floods goes to a port here: not when that lane, or another one, gives it to the port. */
+function isFloodedHere(to: Port, from: LaneLink): boolean {
+  return to.elsewhere.size === 0 || (to.isFirst && !to.elsewhere.has(from.peer));
 }
 
 /** Takes DATA_VALID from a frame for a port that did not negotiate it, or that another lane has (virtio 1.2 §5.1.6.4.1). */

@@ -47,7 +47,8 @@ export interface LaneLinkOptions {
   /** Addresses of the rings, LINK_RING_BYTES each: what this lane receives from and transmits to. */
   receiveRing: number;
   transmitRing: number;
-  /** eventfd that wakes the other lane. */
+  /** The other lane: its index, and the eventfd that wakes it. */
+  peer: number;
   wakeFd: number;
 }
 
@@ -60,6 +61,8 @@ export class LaneLink implements PortQueue {
   readonly to = new Uint16Array(BATCH_FRAMES);
   readonly from = new Uint16Array(BATCH_FRAMES);
   onAnnouncement: Announcement = () => {};
+  /** Index of the other lane. */
+  readonly peer: number;
   readonly #in: FrameRing;
   readonly #out: FrameRing;
   readonly #inBytes: Uint8Array;
@@ -70,7 +73,8 @@ export class LaneLink implements PortQueue {
   #staged = false;
   #mark = 0;
 
-  constructor({ receiveRing, transmitRing, wakeFd }: LaneLinkOptions) {
+  constructor({ receiveRing, transmitRing, peer, wakeFd }: LaneLinkOptions) {
+    this.peer = peer;
     this.#in = new FrameRing(receiveRing, RING_BYTES);
     this.#out = new FrameRing(transmitRing, RING_BYTES);
     this.#inBytes = new Uint8Array(viewMemory(receiveRing, LINK_RING_BYTES));

@@ -154,7 +154,7 @@ export class Lane {
       if (other === index) continue;
       const receiveRing = base + linkRingOffset(lanes.length, other, index);
       const transmitRing = base + linkRingOffset(lanes.length, index, other);
-      this.#engine.addLink(new LaneLink({ receiveRing, transmitRing, wakeFd }), counters);
+      this.#engine.addLink(new LaneLink({ receiveRing, transmitRing, peer: other, wakeFd }), counters);
     }
   }
 
@@ -248,8 +248,8 @@ export class Lane {
   }
 
   /**
-   * Adds queues of the network card as one port: maps their memory and fills their receive rings. The card gets the buffers
-   * with {@link startCard}. Throws SystemError; there is no port then.
+   * Adds queues of a network card as one port: maps their memory and fills their receive rings. The card gets the buffers
+   * with {@link startCard}. Other lanes may have more queues of the same port. Throws SystemError; there is no port then.
    */
   addCardPort(
     id: number,
@@ -257,10 +257,13 @@ export class Lane {
     counters: PortCounters,
     offloads: number,
     descriptions: CardQueueDescription[],
+    lanes: { elsewhere: number[]; isFirst: boolean },
   ): void {
     const port = new Port(id, name, counters);
     port.offloads = offloads;
     port.verifies = true;
+    port.elsewhere = new Set(lanes.elsewhere);
+    port.isFirst = lanes.isFirst;
     try {
       for (const description of descriptions) port.queues.push(new CardQueue(description, this.#arena));
     } catch (error) {

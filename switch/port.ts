@@ -63,6 +63,10 @@ export class Port {
   linkUp = true;
   /** Whether VIRTIO_NET_HDR_F_DATA_VALID on frames from the port is to be believed: a network card says it, never a guest. */
   verifies = false;
+  /** The other lanes that have queues of the same port, by index: of a network card. Empty for all others. */
+  elsewhere: ReadonlySet<number> = new Set();
+  /** Whether this lane is the first of those: it alone gives the port what a lane without such a queue floods. */
+  isFirst = true;
   #ready: PortQueue[] = [];
   readonly #steering = new FlowSteering();
 

@@ -122,7 +122,9 @@ export class CardStatistics {
     this.#addWide('tx_bytes', GOTCL, GOTCH);
     for (let n = 0; n < this.#queues; n++) {
       this.#add(`rx_queue_${n}_packets`, this.#registers.read(QPRC(n)));
-      this.#add(`rx_queue_${n}_drops`, this.#registers.read(QPRDC(n)));
+      const drops = this.#registers.read(QPRDC(n));
+      this.#add(`rx_queue_${n}_drops`, drops);
+      this.#add('rx_no_dma_resources', drops);
       this.#addWide(`rx_queue_${n}_bytes`, QBRC_L(n), QBRC_H(n));
       this.#add(`tx_queue_${n}_packets`, this.#registers.read(QPTC(n)));
       this.#addWide(`tx_queue_${n}_bytes`, QBTC_L(n), QBTC_H(n));

@@ -33,7 +33,7 @@ export function initializeTransmit(registers: CardRegisters): void {
   for (let n = 1; n < PACKET_BUFFERS; n++) registers.write(TXPBSIZE(n), 0);
   registers.write(DTXMXSZRQ, MAX_REQUESTS);
   registers.clear(RTTDCS, RTTDCS_ARBDIS);
-  // After reset a middle segment would keep CWR.
+  // As after reset; said here since guests that segment with ECN rely on it.
   const first = TCP_FLAGS & ~(FIN | PSH);
   const middle = TCP_FLAGS & ~(FIN | PSH | CWR);
   registers.write(DTXTCPFLGL, first | (middle << MIDDLE_SHIFT));

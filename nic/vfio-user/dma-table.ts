@@ -2,27 +2,27 @@
  * The memory of a vfio-user client, by bus address: what the device reaches. Ranges come with a file to map, or without: then
  * the device does not reach them.
  *
+ *     DMA_MAP ──► map() ──► read(), write() by bus address, across neighbours ──► unmap() or clear()
+ *
  * A range is believed as far as its file goes (beyond its end there is SIGBUS). Files that can be sealed against shrinking
- * are.
+ * are; with others clients are trusted that far.
  */
 import fs from 'node:fs';
-import { viewMemory } from '../../linux/libc.ts';
+import { EEXIST, EINVAL, ENOSPC } from '../../linux/errno.ts';
+import { SystemError, viewMemory } from '../../linux/libc.ts';
 import { MAP_SHARED, mmap, munmap, PAGE_SIZE, PROT_READ, PROT_WRITE, sealAgainstShrinking } from '../../linux/mman.ts';
 import type { BusAddress } from '../model/host-bus.ts';
+import { type DmaRange, VfioUserError } from './messages.ts';
 
-/** Ranges at the most: a guest's IOMMU may map each page by itself. */
-export const MAX_DMA_RANGES = 65_536;
-
+/**
+ * Ranges at the most (`max_dma_maps`). A guest's IOMMU may map each page by itself; two clients in one process stay below the
+ * 65,530 mappings that vm.max_map_count gives it.
+ */
+export const MAX_DMA_RANGES = 24_576;
+/** Bytes mapped at the most, so that two clients leave the process most of its 128 TiB. */
+export const MAX_MAPPED_BYTES = 2 ** 44;
 const WORD_BYTES = 4;
-
-export interface DmaRange {
-  address: BusAddress;
-  size: number;
-  /** Bytes into the file. */
-  offset: number;
-  readable: boolean;
-  writable: boolean;
-}
+const HUGETLBFS_MAGIC = 0x958458f6;
 
 interface Mapped extends DmaRange {
   end: BusAddress;
@@ -34,8 +34,9 @@ interface Mapped extends DmaRange {
 
 export class DmaTable {
   /** By address. */
-  readonly #ranges: Mapped[] = [];
+  #ranges: Mapped[] = [];
   #last: Mapped | null = null;
+  #mappedBytes = 0;
 
   /** How many ranges there are. */
   get size(): number {
@@ -43,65 +44,91 @@ export class DmaTable {
   }
 
   /**
-   * Adds a range; `fd` is only looked at, null when none came. Throws Error for a range that is empty, overlaps another, or
-   * goes beyond its file.
+   * Adds a range; `fd` is only looked at, null when none came. Throws {@link VfioUserError} for a range that is empty, overlaps
+   * another, or goes beyond its file; nothing changes then.
    */
   map(range: DmaRange, fd: number | null): void {
     const { address, size, offset, readable, writable } = range;
     const end = address + size;
-    const refuse = (why: string): never => {
-      throw new Error(`${size} bytes at ${hex(address)}: ${why}`);
+    const refuse = (why: string, errno = EINVAL): never => {
+      throw new VfioUserError(`${describe(range)}: ${why}`, errno);
     };
     if (size === 0) refuse('there is nothing to map');
+    for (const [what, value] of Object.entries({ address, size, offset })) {
+      if (value % PAGE_SIZE !== 0) refuse(`${what} ${hex(value)} is no multiple of ${PAGE_SIZE}`);
+    }
     if (!Number.isSafeInteger(end)) refuse('no memory is there');
-    if (this.#ranges.length === MAX_DMA_RANGES) refuse(`all ${MAX_DMA_RANGES} ranges are taken`);
+    if (this.#ranges.length === MAX_DMA_RANGES) refuse(`all ${MAX_DMA_RANGES} ranges are taken`, ENOSPC);
     const at = this.#find(address);
-    const before = this.#ranges[at - 1];
-    const after = this.#ranges[at];
-    for (const other of [before, after]) {
+    for (const other of [this.#ranges[at - 1], this.#ranges[at]]) {
       if (other && other.address < end && address < other.end) {
-        refuse(`they overlap the ${other.size} bytes at ${hex(other.address)}`);
+        refuse(`it overlaps the one of ${describe(other)}`, EEXIST);
       }
     }
     const mapped: Mapped = { ...range, end, bytes: null, words: null, mapping: null };
-    if (fd !== null && (readable || writable)) {
-      const stat = fs.fstatSync(fd);
-      if (!stat.isFile()) refuse('the descriptor is no file that can be mapped');
-      if (offset + size > stat.size)
-        refuse(`its file has ${stat.size} bytes, and it needs those up to ${offset + size}`);
-      if (offset % PAGE_SIZE !== 0) refuse(`offset ${hex(offset)} of its file is not at a page`);
-      sealAgainstShrinking(fd);
-      const prot = (readable ? PROT_READ : 0) | (writable ? PROT_WRITE : 0);
-      const where = mmap({ length: size, prot, flags: MAP_SHARED, fd, offset });
-      mapped.mapping = { address: where, length: size };
-      mapped.bytes = new Uint8Array(viewMemory(where, size));
-      mapped.words = new Uint32Array(mapped.bytes.buffer, 0, size >>> 2);
-    }
+    if (fd !== null && (readable || writable)) this.#mapFile(mapped, fd, refuse);
     this.#ranges.splice(at, 0, mapped);
   }
 
-  /** Takes away all ranges within `size` bytes at `address`. Throws Error where one lies across an end, or none is there. */
+  #mapFile(range: Mapped, fd: number, refuse: (why: string, errno?: number) => never): void {
+    const { offset, size } = range;
+    const stat = fs.fstatSync(fd);
+    if (!stat.isFile()) refuse('its descriptor is no file that can be mapped; share the memory as a memfd or a file');
+    if (offset + size > stat.size) refuse(`its file has ${stat.size} bytes, and it needs those up to ${offset + size}`);
+    // A file of hugepages is mapped by these; QEMU cuts ranges (holes below 1 MiB) where it likes.
+    const page = isHugetlbfs(fd) ? stat.blksize : PAGE_SIZE;
+    const before = offset % page;
+    const length = Math.ceil((before + size) / page) * page;
+    if (this.#mappedBytes + length > MAX_MAPPED_BYTES) {
+      refuse(`with ${this.#mappedBytes} mapped already, it goes beyond ${MAX_MAPPED_BYTES} bytes`, ENOSPC);
+    }
+    sealAgainstShrinking(fd);
+    const prot = (range.readable ? PROT_READ : 0) | (range.writable ? PROT_WRITE : 0);
+    try {
+      const address = mmap({ length, prot, flags: MAP_SHARED, fd, offset: offset - before });
+      range.mapping = { address, length };
+      this.#mappedBytes += length;
+      range.bytes = new Uint8Array(viewMemory(address + before, size));
+      range.words = new Uint32Array(range.bytes.buffer, 0, size / WORD_BYTES);
+    } catch (error) {
+      if (!(error instanceof SystemError)) throw error;
+      refuse(error.message, error.errno);
+    }
+  }
+
+  /**
+   * Takes away all ranges within `size` bytes at `address`; none is no error, as with VFIO_IOMMU_UNMAP_DMA: a guest's IOMMU
+   * unmaps whatever may be there. Throws {@link VfioUserError} where one lies across an end; nothing changes then.
+   */
   unmap(address: BusAddress, size: number): void {
     const end = address + size;
-    const inside = this.#ranges.filter((range) => range.address >= address && range.end <= end);
-    const across = this.#ranges.find((range) => range.address < end && range.end > address && !inside.includes(range));
-    if (across)
-      throw new Error(`${size} bytes at ${hex(address)}: the ${across.size} at ${hex(across.address)} lie across`);
-    if (inside.length === 0) throw new Error(`${size} bytes at ${hex(address)} are not mapped`);
-    for (const range of inside) this.#drop(range);
+    const first = this.#find(address);
+    const across = (range: Mapped | undefined): range is Mapped =>
+      range !== undefined && range.address < end && range.end > address && (range.address < address || range.end > end);
+    let last = first;
+    while (last < this.#ranges.length && this.#ranges[last]!.end <= end) last++;
+    for (const range of [this.#ranges[first - 1], this.#ranges[last]]) {
+      if (across(range))
+        throw new VfioUserError(`${describe({ address, size })}: ${describe(range)} lie across an end`);
+    }
+    for (const range of this.#ranges.splice(first, last - first)) this.#drop(range);
   }
 
   /** Takes away everything. */
   clear(): void {
-    for (const range of [...this.#ranges]) this.#drop(range);
+    const ranges = this.#ranges;
+    this.#ranges = [];
+    for (const range of ranges) this.#drop(range);
   }
 
   #drop(range: Mapped): void {
-    this.#ranges.splice(this.#ranges.indexOf(range), 1);
     if (this.#last === range) this.#last = null;
     range.bytes = null;
     range.words = null;
-    if (range.mapping) munmap(range.mapping.address, range.mapping.length);
+    if (range.mapping === null) return;
+    this.#mappedBytes -= range.mapping.length;
+    munmap(range.mapping.address, range.mapping.length);
+    range.mapping = null;
   }
 
   /** See {@link HostBus.read}. */
@@ -169,4 +196,6 @@ export class DmaTable {
   }
 }
 
+const isHugetlbfs = (fd: number): boolean => fs.statfsSync(`/proc/self/fd/${fd}`).type === HUGETLBFS_MAGIC;
 const hex = (n: number): string => `0x${n.toString(16)}`;
+const describe = ({ address, size }: { address: number; size: number }): string => `${size} bytes at ${hex(address)}`;

@@ -160,6 +160,7 @@ class Connection {
     this.#ended = true;
     this.#watch.close();
     for (const fd of this.#parser.abandon()) close(fd);
+    // First the device stops, then its memory goes.
     this.#onEnded();
     this.session.close();
     close(this.#fd);

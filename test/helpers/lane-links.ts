@@ -25,6 +25,7 @@ export class TestLinks {
     return new LaneLink({
       receiveRing: this.#base + linkRingOffset(this.#lanes, other, lane),
       transmitRing: this.#base + linkRingOffset(this.#lanes, lane, other),
+      peer: other,
       wakeFd: this.#wakeFds[other]!,
     });
   }

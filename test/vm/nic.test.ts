@@ -56,8 +56,9 @@ describe('a nic port over vfio-user', function () {
 
   before(async () => {
     model = await CardModel.start({ cards: 2 });
-    const nic = { device: `vfio-user:${model.sockets[0]}` };
-    daemon = await DaemonProcess.start({ config: { ports: [{ name: 'card', nic }] } });
+    // A queue in each of two lanes: the guest is in one of them.
+    const nic = { device: `vfio-user:${model.sockets[0]}`, queues: 2 };
+    daemon = await DaemonProcess.start({ config: { lane: { count: 2 }, ports: [{ name: 'card', nic }] } });
     [ixgbe, guest] = await Promise.all([bootIxgbe(model.sockets[1]!), bootGuest(daemon, { name: 'guest', number: 1 })]);
     await untilLink(daemon, 'up');
   });
@@ -75,7 +76,7 @@ describe('a nic port over vfio-user', function () {
         kind: 'nic',
         path: 'card',
         carrier: 'up',
-        queues: 1,
+        queues: 2,
         nic: { device: `vfio-user:${model.sockets[0]}`, speedMbps: 10_000 },
       },
     );
@@ -92,6 +93,16 @@ describe('a nic port over vfio-user', function () {
     assert.ok(counters.tx_bytes! / counters.tx_frames! > 1514, JSON.stringify(counters));
     const { tx_packets: onTheWire } = await cardStatistics(daemon);
     assert.ok(onTheWire! > 2 * counters.tx_frames!, `${onTheWire} frames on the wire`);
+  });
+
+  it('spreads flows over its queues, and so over lanes', async () => {
+    const queues = ['rx_queue_0_packets', 'rx_queue_1_packets'];
+    const before = await cardStatistics(daemon);
+    // Other source ports, other flows.
+    await ixgbe.sh(`for i in $(seq 24); do nc -w 1 ${ipOf(1)} 8080 </dev/null >/dev/null 2>&1; done; true`);
+    const after = await cardStatistics(daemon);
+    for (const queue of queues)
+      assert.ok(after[queue]! > before[queue]!, `${queue}: ${before[queue]}, ${after[queue]}`);
   });
 
   for (const [tso, csum] of [
@@ -122,7 +133,7 @@ describe('a nic port over vfio-user', function () {
     await model.kill();
     await untilLink(daemon, 'down');
     const { error } = await daemon.port('card');
-    assert.match(error!, /^vfio-user:.*: the card no longer answers \(0x[0-9a-f]+ reads as all ones\)/);
+    assert.match(error!, /^vfio-user:.*: the card no longer answers \(\w+ .*reads as all ones\)/);
     await assertPings(guest, 1, 2);
     await daemon.client.delete('/v1/ports/card');
     assert.deepEqual(
