@@ -9,6 +9,7 @@ import { DaemonProcess } from '../../lab/daemon.ts';
 import { guestNetwork, Machine } from '../../lab/machine.ts';
 import { CardModel } from '../../lab/model.ts';
 import { vfioUserCard } from '../../lab/vfio-user-card.ts';
+import { SHOW, STOP_DAEMON, startDaemon, until } from './daemon-in-guest.ts';
 import { assertPings, assertTransfer, bootGuest, ipOf } from './traffic.ts';
 import type { VfioReport } from './vfio-child.ts';
 
@@ -202,7 +203,8 @@ describe('the driver in a guest, by VFIO', function () {
   });
 
   it("carries frames between a tap and Linux's ixgbe", async () => {
-    await run(startDaemon(address), 120_000);
+    const config = `taps: [{ name: tap0 }]\nports: [{ name: card, nic: { device: '${address}' } }]`;
+    await run(startDaemon(config, 'card: drives'), 120_000);
     try {
       await run('ip address add 10.78.0.1/24 dev tap0; ip link set tap0 up');
       await run(until(`${SHOW} ports | grep -q '"carrier": "up"'`, 20));
@@ -221,7 +223,7 @@ describe('the driver in a guest, by VFIO', function () {
         `\n-- the daemon's log\n${await run('cat /tmp/rs/log')}\n-- the model's\n${model.log}`;
       throw error;
     } finally {
-      await run('kill $(cat /tmp/rs/pid); while kill -0 $(cat /tmp/rs/pid) 2>/dev/null; do sleep 0.1; done');
+      await run(STOP_DAEMON);
     }
   });
 
@@ -232,32 +234,3 @@ describe('the driver in a guest, by VFIO', function () {
     assert.match(await machine.sh(`ping -c 3 -i 0.2 -w 20 ${ipOf(IXGBE)}`), / 0% packet loss/);
   });
 });
-
-const SHOW = 'bin/ringswitch show --json --socket /tmp/rs/control.sock';
-
-function startDaemon(address: string): string {
-  return `
-mkdir -p /tmp/rs
-cat > /tmp/rs/ringswitch.yaml <<'END'
-mount: { path: /tmp/rs/dev }
-control: { socket: /tmp/rs/control.sock }
-log: { level: debug, format: text }
-taps: [{ name: tap0 }]
-ports: [{ name: card, nic: { device: '${address}' } }]
-END
-bin/ringswitch daemon --config /tmp/rs/ringswitch.yaml > /tmp/rs/log 2>&1 &
-echo $! > /tmp/rs/pid
-for i in $(seq 600); do
-  if [ -S /tmp/rs/control.sock ] && grep -q 'card: drives' /tmp/rs/log; then exit 0; fi
-  if ! kill -0 $(cat /tmp/rs/pid); then break; fi
-  sleep 0.1
-done
-cat /tmp/rs/log
-exit 1
-`;
-}
-
-/** Waits until a command succeeds; fails when it does not in time. */
-function until(command: string, seconds: number): string {
-  return `for i in $(seq ${10 * seconds}); do ${command} && exit 0; sleep 0.1; done; exit 1`;
-}

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import type { PortStatus } from '../../daemon/control.ts';
 import { Machine } from '../../lab/machine.ts';
+import { SHOW, STOP_DAEMON, startDaemon, until } from './daemon-in-guest.ts';
 import type { VhostDriverReport } from './vhost-driver-child.ts';
 
 const CHILD_MS = 120_000;
@@ -51,7 +52,7 @@ describe("the kernel's own vhost-net in a guest", function () {
 
   it('serves the taps of a daemon: ping, files and iperf3 between two namespaces', async () => {
     const run = (command: string, timeoutMs = 30_000): Promise<string> => machine.shInHostRoot(command, { timeoutMs });
-    await run(START_DAEMON, CHILD_MS);
+    await run(startDaemon('taps: [{ name: tapa }, { name: tapb }]', 'tapb: port'), CHILD_MS);
     try {
       for (const [name, ip] of [
         ['tapa', '10.78.0.1'],
@@ -91,32 +92,7 @@ describe("the kernel's own vhost-net in a guest", function () {
       (error as Error).message += `\n-- the daemon's log\n${await run('cat /tmp/rs/log')}`;
       throw error;
     } finally {
-      await run('kill $(cat /tmp/rs/pid); while kill -0 $(cat /tmp/rs/pid) 2>/dev/null; do sleep 0.1; done');
+      await run(STOP_DAEMON);
     }
   });
 });
-
-const SHOW = 'bin/ringswitch show --json --socket /tmp/rs/control.sock';
-const START_DAEMON = `
-mkdir -p /tmp/rs
-cat > /tmp/rs/ringswitch.yaml <<'END'
-mount: { path: /tmp/rs/dev }
-control: { socket: /tmp/rs/control.sock }
-log: { level: debug, format: text }
-taps: [{ name: tapa }, { name: tapb }]
-END
-bin/ringswitch daemon --config /tmp/rs/ringswitch.yaml > /tmp/rs/log 2>&1 &
-echo $! > /tmp/rs/pid
-for i in $(seq 600); do
-  if [ -S /tmp/rs/control.sock ] && grep -q 'tapb: port' /tmp/rs/log; then exit 0; fi
-  if ! kill -0 $(cat /tmp/rs/pid); then break; fi
-  sleep 0.1
-done
-cat /tmp/rs/log
-exit 1
-`;
-
-/** Waits until a command succeeds; fails when it does not in time. */
-function until(command: string, seconds: number): string {
-  return `for i in $(seq ${10 * seconds}); do ${command} && exit 0; sleep 0.1; done; exit 1`;
-}

@@ -128,7 +128,7 @@ describe('receive filters of the software 82599', () => {
       engines.set(VLNCTRL, VLNCTRL_VFE);
       for (const id of [0, 1, 31, 32, 4095]) {
         engines.write(VFTA(id >>> 5), 2 ** (id & 31));
-        assert.equal(takes(OWN, id | 0xe000), true);
+        assert.equal(takes(OWN, id | 0xf000), true);
         assert.equal(takes(OWN, id ^ 1), false);
         assert.equal(takes(OTHER, id), false, "another's address");
         engines.write(VFTA(id >>> 5), 0);

@@ -98,6 +98,20 @@ describe('a receive queue of the software 82599', () => {
     assert.deepEqual(ring.takeOne().bytes, frame(60, 7));
   });
 
+  it('looks at no descriptor from RDT on: it is not its own yet', () => {
+    const ring = new HostReceiveRing(engines, { bufferKib: 1 });
+    ring.provide(7);
+    for (let i = 0; i < 7; i++) engines.arrive(frame(60));
+    ring.take();
+    ring.provide(2);
+    engines.arrive(frame(1500));
+    assert.equal(join(ring.take()).length, 1500, 'in the last descriptor of the ring and in the first');
+    ring.buffers[1] = engines.allocate(1024);
+    ring.provide(1);
+    engines.arrive(frame(70, 1));
+    assert.deepEqual(ring.takeOne().bytes, frame(70, 1));
+  });
+
   it('writes nothing of a frame for which there are too few descriptors', () => {
     const ring = new HostReceiveRing(engines, { bufferKib: 1 });
     ring.provide(1);
