@@ -20,6 +20,9 @@ import { ControlClient } from './control-client.ts';
 import type { ModelOptions } from './model.ts';
 import { formatFdb, formatLanes, formatMemory, formatPorts, formatRings, formatStatus } from './show.ts';
 
+// bin/ringswitch set it for this process, not for the commands that it may become (exec).
+delete process.env.NODE_COMPILE_CACHE;
+
 const EXIT_FAILURE = 1;
 const EXIT_USAGE = 2;
 /** By the error's name: its class is imported only by the command that throws it. */

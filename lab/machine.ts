@@ -224,7 +224,9 @@ export class Machine implements AsyncDisposable {
     if (!this.#options.hostRoot) {
       throw new Error(`The guest ${this.name} has no root of the host: start it with hostRoot: true.`);
     }
-    return `exec chroot /host /bin/sh -c ${quote(`cd ${quote(projectRoot)} && { ${command}\n}`)}`;
+    // What Node has made of the same files on this machine spares an emulated processor most of a start.
+    const cache = `export NODE_COMPILE_CACHE=${quote(`${projectRoot}/.cache/node`)}`;
+    return `exec chroot /host /bin/sh -c ${quote(`cd ${quote(projectRoot)} && ${cache} && { ${command}\n}`)}`;
   }
 }
 

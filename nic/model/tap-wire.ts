@@ -12,6 +12,8 @@ import { type Watch, watchReadable } from '../../linux/watch.ts';
 import type { WireEnd } from './wire.ts';
 
 const MAX_FRAME_BYTES = 65_536;
+/** minFrameSize of IEEE 802.3 §4.4.2 without the CRC: whoever sends on a cable pads to it, and a tap does not. */
+const MIN_FRAME_BYTES = 60;
 /** Frames after which others have their turn on the event loop. */
 const BURST = 64;
 
@@ -65,8 +67,12 @@ export class TapWire implements WireEnd {
     for (let n = 0; n < BURST && !this.#gone && !this.#closed; n++) {
       const length = tryRead(this.#fd, this.#buffer);
       if (length === -EAGAIN || length === -EINTR) return;
-      if (length <= 0) this.#end(-length);
-      else this.onFrame(this.#buffer.subarray(0, length));
+      if (length <= 0) {
+        this.#end(-length);
+        return;
+      }
+      this.#buffer.fill(0, length, MIN_FRAME_BYTES);
+      this.onFrame(this.#buffer.subarray(0, Math.max(length, MIN_FRAME_BYTES)));
     }
   }
 

@@ -60,6 +60,7 @@ const CSUM_BYTES = 2;
 const FLAGS_MASK = 0xff;
 const MIDDLE_SHIFT = 16;
 const STATUS_OFFSET = 12;
+const NOTHING = new Uint8Array(0);
 
 export class TransmitQueue {
   readonly index: number;
@@ -67,7 +68,8 @@ export class TransmitQueue {
   readonly #fetch: DescriptorFetch;
   readonly #contexts = Array.from({ length: CONTEXTS }, () => new TransmitContext());
   readonly #none = new TransmitContext();
-  readonly #frame = new Uint8Array(MAX_BYTES);
+  /** The frame at hand. Most of the 128 queues never have one, and no memory for it. */
+  #frame = NOTHING;
   readonly #done = new Uint32Array(1);
   #length = 0;
   /** Of the frame at hand: its first descriptor's words, and whether something about it is wrong. */
@@ -181,6 +183,7 @@ export class TransmitQueue {
       return true;
     }
     if (length === 0) return true;
+    if (this.#frame === NOTHING) this.#frame = new Uint8Array(MAX_BYTES);
     if (!this.#host.bus.read(address, this.#frame.subarray(this.#length, this.#length + length))) return false;
     this.#length += length;
     return true;

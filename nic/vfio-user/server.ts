@@ -7,7 +7,7 @@
 import { EAGAIN } from '../../linux/errno.ts';
 import { close } from '../../linux/file.ts';
 import { SystemError } from '../../linux/libc.ts';
-import { POLLOUT, PollSet } from '../../linux/poll.ts';
+import { POLLERR, POLLHUP, POLLOUT, PollSet } from '../../linux/poll.ts';
 import { receiveDescriptors, sendDescriptors } from '../../linux/socket.ts';
 import { acceptUnix, bindUnix, listenUnix } from '../../linux/unix-socket.ts';
 import { type Watch, watchReadable } from '../../linux/watch.ts';
@@ -66,7 +66,8 @@ export class VfioUserServer implements HostBus {
 
   #accept(): void {
     for (let fd = acceptUnix(this.#listener); fd !== null; fd = acceptUnix(this.#listener)) {
-      if (this.#connection?.isDead) this.#connection.end();
+      // One that has gone may not have been heard out yet.
+      this.#connection?.seeOff();
       if (this.#connection !== null || this.#device === null) {
         this.#log.warn(`${this.#path}: a second client was turned away: a card is in one machine at a time`);
         close(fd);
@@ -109,10 +110,13 @@ class Connection {
     this.#watch = watchReadable(fd, () => this.#pump());
   }
 
-  /** Whether the client has gone without having been seen off yet. */
-  get isDead(): boolean {
-    this.#pump();
-    return this.#ended;
+  /** Where the client has gone: carries out what it still sent, and ends. */
+  seeOff(): void {
+    const poll = new PollSet();
+    const index = poll.add(this.#fd, 0);
+    if (poll.wait(0) === 0 || (poll.revents(index) & (POLLHUP | POLLERR)) === 0) return;
+    // Nothing comes any more, so this ends.
+    while (!this.#ended) this.#pump();
   }
 
   #pump(): void {

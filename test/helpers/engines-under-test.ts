@@ -85,6 +85,21 @@ export class Engines implements EngineHost {
     this.registers.define(HLREG0, { initial: HLREG0_RXCRCSTRP });
     this.receive = new ReceiveEngine(this);
     this.transmit = new TransmitEngine(this);
+    this.#start();
+  }
+
+  /** As new, but for what memory holds: a property has hundreds of them. */
+  reset(): void {
+    this.registers.reset();
+    this.receive.reset();
+    this.transmit.reset();
+    this.#free = this.bus.base;
+    this.raised = 0;
+    for (const list of [this.faults, this.sent, this.events]) list.length = 0;
+    this.#start();
+  }
+
+  #start(): void {
     this.write(RXCTRL, RXCTRL_RXEN);
     this.write(RXCSUM, RXCSUM_PCSD);
     this.write(DMATXCTL, this.read(DMATXCTL) | DMATXCTL_TE);

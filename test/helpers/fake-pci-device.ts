@@ -71,8 +71,8 @@ export class FakePciDevice implements PciDevice {
 
   #write(offset: number, value: number): void {
     this.accesses.push({ kind: 'write', offset, value });
-    // What resets clears itself.
-    this.#values.set(offset, offset === CTRL ? (value & ~(CTRL_RST | CTRL_LRST)) >>> 0 : value);
+    // A reset ends at once, and leaves CTRL as after power-on.
+    this.#values.set(offset, offset === CTRL && (value & (CTRL_RST | CTRL_LRST)) !== 0 ? 0 : value);
   }
 
   /** A register's value, without an access. */

@@ -358,23 +358,16 @@ describe('Ixgbe', () => {
     }
 
     it('notices a card that vanishes at any read, and holds nothing then', () => {
-      open().close();
+      open();
       const reads = device.accesses.filter(({ kind }) => kind === 'read').length;
-      let noticed = 0;
+      assert.ok(reads > 50, `${reads} reads`);
       for (let n = 0; n < reads; n++) {
         device = new FakePciDevice();
         device.vanishAfter = n;
-        try {
-          const card = open();
-          assert.doesNotThrow(() => card.close());
-        } catch (error) {
-          assert.equal((error as Error).name, 'CardGoneError', `after ${n} reads: ${error}`);
-          noticed++;
-        }
+        assert.throws(() => open(), { name: 'CardGoneError' }, `after ${n} reads`);
         assert.equal(device.mapped.size, 0);
         assert.equal(device.busMaster, false);
       }
-      assert.ok(noticed > 100, `${noticed} of ${reads}`);
     });
   });
 

@@ -172,6 +172,32 @@ describe('a vfio-user server', () => {
     await logged(/info .*card: the machine has gone/);
   });
 
+  it('takes the next client though nobody has heard yet that the ones before went', async () => {
+    // All within one turn of the event loop: the server finds them at once.
+    const { bytes: hello } = greeting();
+    for (const bytes of [Buffer.alloc(0), hello.subarray(0, 5), Buffer.alloc(64, 0xa5), hello]) {
+      const gone = connect();
+      if (bytes.length > 0) sendDescriptors(gone, bytes, []);
+      hangUp(gone);
+    }
+    const last = connect();
+    await greet(last);
+    assert.equal(device.resets, 4);
+    assert.equal(await read(last, 0x40), 0);
+    assert.ok(!log.some((line) => /turned away/.test(line)));
+  });
+
+  it('hears one out that wrote much before it went, and takes the next', async () => {
+    const first = connect();
+    await greet(first);
+    sendDescriptors(first, Buffer.concat(Array.from({ length: 1000 }, (_, n) => write(0x40, n))), []);
+    hangUp(first);
+    const second = connect();
+    await greet(second);
+    assert.equal(await read(second, 0x40), 0);
+    assert.ok(!log.some((line) => /turned away/.test(line)));
+  });
+
   it('survives a client that goes after any byte, and keeps nothing of it', async function () {
     this.timeout(60_000);
     const pieces = conversation();

@@ -311,6 +311,9 @@ describe('a vfio-user session', () => {
     assert.deepEqual(all(), [false, false, false], 'MSI-X is on, and vector 5 is not set up');
     session.interrupt(1);
     assert.deepEqual(all(), [false, false, true]);
+    ask(SET_IRQS, irqs(NONE | TRIGGER, MSIX, 0, 0));
+    session.interrupt(1);
+    assert.deepEqual(all(), [false, true, false], 'MSI-X is off again');
   });
 
   it('refuses interrupts that are none, and changes nothing then', () => {
