@@ -191,7 +191,8 @@ class CardPort {
   async close(): Promise<void> {
     this.#watch?.close();
     clearInterval(this.#timer);
-    this.#card.stop();
+    const failure = this.#card.stop();
+    if (failure !== null && !this.#lost) this.#log.warn(`${this.#name}: ${failure.message}`, { port: this.#name });
     // The handle is missing when the lane never got the queues.
     await this.#handle?.remove();
     this.#card.close();

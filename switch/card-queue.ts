@@ -49,8 +49,8 @@ import { OffloadAdapter } from './offload.ts';
 import { type FdSink, type PortQueue, TRANSMITTED, type TransmitResult } from './port.ts';
 
 const HUGE_PAGE_BYTES = 2 ** 21;
-/** Frames shorter than this are padded with zeros: the card takes none below 17 bytes (§7.2.1.1), a wire none below 60. */
-const MIN_WIRE_BYTES = 60;
+/** The card takes no shorter frames (82599 datasheet §7.2.1.1), so these are padded with zeros; it pads to 60 itself (HLREG0.TXPADEN). */
+const MIN_WIRE_BYTES = 17;
 /** A frame begins here in its first buffer: the kernel that places it writes a virtio-net header in front. */
 const FRAME_OFFSET = HEADROOM;
 /** The longest frame in one buffer. */

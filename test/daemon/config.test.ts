@@ -45,7 +45,13 @@ describe('the configuration', () => {
     assert.deepEqual(parseConfig(text!, 'README.md'), {
       ...DEFAULTS,
       taps: [{ name: 'host0', persistent: false }],
-      ports: [{ name: 'vm1', vhostUser: { path: '/run/ringswitch/vm1.sock', mode: 'server', queues: 4 } }],
+      ports: [
+        { name: 'vm1', vhostUser: { path: '/run/ringswitch/vm1.sock', mode: 'server', queues: 4 } },
+        {
+          name: 'uplink',
+          nic: { device: '0000:01:00.0', queues: 1, descriptors: 512, mtu: 1500, withoutIommu: false },
+        },
+      ],
     });
   });
 
@@ -120,7 +126,10 @@ ports:
     ['taps: [{name: x, mtu: 9}]', '1:18: taps[0].mtu: unknown key; known are name, persistent'],
     ['taps: [{name: x, persistent: 1}]', '1:30: taps[0].persistent: expected true or false, got 1'],
     ['ports: {}', '1:8: ports: expected a list of ports, got {}'],
-    ['ports: [{name: x}]', '1:9: ports[0].vhostUser: expected a mapping, got nothing'],
+    [
+      'ports: [{name: x}]',
+      '1:9: ports[0]: expected either vhostUser or nic, which says what the port is, got {"name":"x"}',
+    ],
     ['ports: [{name: x, vhostUser: {}}]', '1:30: ports[0].vhostUser.path: expected an absolute path, got nothing'],
     [
       'ports: [{name: x, vhostUser: {path: /x, mode: peer}}]',
@@ -137,6 +146,17 @@ ports:
     [
       'ports: [{name: x, vhostUser: {path: /x}}, {name: x, vhostUser: {path: /y}}]',
       '1:50: ports[1].name: expected a name of its own, got "x"',
+    ],
+    [
+      'ports: [{name: x, nic: {device: eth0}}]',
+      '1:33: ports[0].nic.device: expected a PCI address such as 0000:01:00.0, or vfio-user: and the absolute path of a ' +
+        'socket, got "eth0"',
+    ],
+    [
+      'ports: [{name: x, nic: {device: "01:00.0", queues: 17, descriptors: 500, mtu: 67}}]',
+      '1:52: ports[0].nic.queues: expected a number of queue pairs from 1 to 16, got 17',
+      '1:69: ports[0].nic.descriptors: expected a power of two from 64 to 4096, got 500',
+      '1:79: ports[0].nic.mtu: expected a number of bytes from 68 to 9710, got 67',
     ],
     ['- a', '1:1: the configuration: expected a mapping, got ["a"]'],
     ['a: [1\nb: 2', '2:1: Flow sequence in block collection must be sufficiently indented and end with a ]'],

@@ -9,7 +9,7 @@ import { ControlError } from '../../daemon/control.ts';
 import { ControlClient } from '../../daemon/control-client.ts';
 import { ControlServer } from '../../daemon/control-server.ts';
 import { run } from '../../lab/program.ts';
-import { FakeControl, goodRing, guestPort, tapPort, vhostUserPort } from '../helpers/fake-control.ts';
+import { cardPort, FakeControl, goodRing, guestPort, tapPort, vhostUserPort } from '../helpers/fake-control.ts';
 
 const DOCUMENT = path.join(import.meta.dirname, '../../docs/control-api.md');
 const MAX_BODY_BYTES = 65_536;
@@ -81,6 +81,8 @@ describe('the control API', () => {
       const vhostUser = { name: 'vm1', path: '/run/vm1.sock', mode: 'client', queues: 2 } as const;
       assert.deepEqual(await client.post('/v1/ports', { kind: 'vhost-user', ...vhostUser }), vhostUserPort(vhostUser));
       await client.post('/v1/ports', { kind: 'vhost-user', name: 'vm2', path: '/run/vm2.sock' });
+      const card = { name: 'up1', device: '01:00.0', queues: 2, descriptors: 64, mtu: 9000, withoutIommu: true };
+      assert.deepEqual(await client.post('/v1/ports', { kind: 'nic', ...card }), cardPort(card));
       assert.equal(await client.delete('/v1/ports/host0'), null);
       assert.deepEqual(await client.patch('/v1/ports/web1', { link: 'down' }), { ...guestPort(), link: 'down' });
       assert.equal(await client.put('/v1/log', { level: 'debug' }), null);
@@ -91,6 +93,7 @@ describe('the control API', () => {
         ['addTap', { name: 'host1', persistent: true }],
         ['addVhostUser', vhostUser],
         ['addVhostUser', { name: 'vm2', path: '/run/vm2.sock', mode: 'server', queues: 1 }],
+        ['addCard', card],
         ['removePort', 'host0'],
         ['setPort', 'web1', { link: 'down' }],
         ['setLogLevel', 'debug'],
@@ -116,7 +119,7 @@ describe('the control API', () => {
     it('as its document says', async () => {
       const document = fs.readFileSync(DOCUMENT, 'utf8');
       const examples = [...document.matchAll(/```sh\n(curl [^`]+)\n```\n(?:\n```json\n([^`]+)```\n)?/g)];
-      assert.equal(examples.length, 14);
+      assert.equal(examples.length, 16);
       for (const [, command, answer] of examples) {
         // What curl makes of it; not every machine has curl.
         const words =
@@ -167,7 +170,7 @@ describe('the control API', () => {
       ['POST', '/v1/ports', '', /^body: expected a JSON object with the key kind$/],
       ['POST', '/v1/ports', '[]', /^body: expected a JSON object/],
       ['POST', '/v1/ports', '{"kind":', /^the body is no JSON: /],
-      ['POST', '/v1/ports', '{"kind":"veth","name":"x"}', /^kind: expected "tap" or "vhost-user"$/],
+      ['POST', '/v1/ports', '{"kind":"veth","name":"x"}', /^kind: expected "tap", "vhost-user" or "nic"$/],
       ['POST', '/v1/ports', '{"kind":"vhost-user","name":"x"}', /^path: expected an absolute path$/],
       [
         'POST',
@@ -192,6 +195,19 @@ describe('the control API', () => {
       ['POST', '/v1/ports', '{"kind":"tap","name":"ääääääää"}', /^name: expected an interface name/],
       ['POST', '/v1/ports', '{"kind":"tap","name":"x","persistent":1}', /^persistent: expected true or false$/],
       ['POST', '/v1/ports', '{"kind":"tap","name":"x","mtu":9}', /^body: unknown key mtu; known are kind, name, pers/],
+      [
+        'POST',
+        '/v1/ports',
+        '{"kind":"nic","name":"x"}',
+        /^device: expected a PCI address such as 0000:01:00.0, or vfio-u/,
+      ],
+      ['POST', '/v1/ports', '{"kind":"nic","name":"x","device":"eth0"}', /^device: expected a PCI address/],
+      [
+        'POST',
+        '/v1/ports',
+        '{"kind":"nic","name":"x","device":"01:00.0","queues":17}',
+        /^queues: expected a number of/,
+      ],
       ['PATCH', '/v1/ports/web1', '{"link":"sideways"}', /^link: expected "up" or "down"$/],
       ['PUT', '/v1/log', '{"level":"loud"}', /^level: expected one of error, warn, info, debug$/],
       ['PUT', '/v1/fdb', '{"aging":9}', /^aging: expected a number of seconds from 10 to 1000000$/],

@@ -79,12 +79,12 @@ export class FakeControl implements Control {
 
   async addCard(options: CardOptions): Promise<PortStatus> {
     this.#note('addCard', options);
-    return { ...guestPort(), name: options.name, kind: 'nic', nic: { device: options.device, speedMbps: 0 } };
+    return cardPort(options);
   }
 
   cardStatistics(name: string): Record<string, number> {
     this.#note('cardStatistics', name);
-    return { rx_packets: 3 };
+    return { rx_packets: 3, rx_bytes: 192, rx_missed: 0 };
   }
 
   async addVhostUser(options: VhostUserOptions): Promise<PortStatus> {
@@ -191,5 +191,18 @@ export function goodRing(): RingRow {
     calls: 9,
     callsSuppressed: 3,
     error: null,
+  };
+}
+
+export function cardPort({ name, device, queues }: CardOptions): PortStatus {
+  return {
+    ...tapPort(name, false),
+    id: 4,
+    kind: 'nic',
+    carrier: 'down',
+    offloads: ['csum', 'tso4', 'tso6', 'tso-ecn', 'uso4', 'uso6'],
+    queues,
+    path: 'card',
+    nic: { device, speedMbps: 0 },
   };
 }
