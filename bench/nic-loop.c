@@ -27,6 +27,7 @@ struct rings {
 
 enum {
   BUFFER_BYTES = 2048,
+  BUFFER_STRIDE = 2112,
   DD = 1,
   EOP = 2,
   RX_ERROR = 1 << 29,
@@ -41,7 +42,7 @@ enum {
 };
 
 static void offer(struct rings *r, uint32_t i) {
-  const uint64_t address = r->bus + (uint64_t)i * BUFFER_BYTES;
+  const uint64_t address = r->bus + (uint64_t)i * BUFFER_STRIDE;
   r->rx[i].word[0] = (uint32_t)address;
   r->rx[i].word[1] = (uint32_t)(address >> 32);
   r->rx[i].word[2] = 0;
@@ -104,8 +105,8 @@ static uint32_t forward(struct rings *r, uint32_t batch) {
     if ((status & (DD | EOP | RX_ERROR)) != (DD | EOP)) break;
     const uint32_t length = r->rx[i].word[3] & 0xffff;
     if (length > BUFFER_BYTES) break;
-    r->buffers[(uint64_t)i * BUFFER_BYTES + TOUCHED]++;
-    const uint64_t address = r->bus + (uint64_t)i * BUFFER_BYTES;
+    r->buffers[(uint64_t)i * BUFFER_STRIDE + TOUCHED]++;
+    const uint64_t address = r->bus + (uint64_t)i * BUFFER_STRIDE;
     struct ring_words *d = &r->tx[r->next & mask];
     d->word[0] = (uint32_t)address;
     d->word[1] = (uint32_t)(address >> 32);

@@ -15,7 +15,7 @@ import { setAffinity } from '../linux/process.ts';
 import { Arena } from '../memory/arena.ts';
 import { DESCRIPTOR_BYTES } from '../nic/descriptors.ts';
 import { BufferTable } from '../nic/driver/buffer-table.ts';
-import { BUFFER_BYTES } from '../nic/driver/queue-memory.ts';
+import { BUFFER_BYTES, RX_BUFFER_STRIDE } from '../nic/driver/queue-memory.ts';
 import { ReceiveRing } from '../nic/driver/receive-ring.ts';
 import { registerWriter } from '../nic/driver/register-writer.ts';
 import { ringKernels } from '../nic/driver/ring-kernels.ts';
@@ -35,7 +35,6 @@ const TURNS = 10_000;
 const WARM_UP_TURNS = 10_000;
 /** The byte of a frame that the driver changes, as ixy-fwd does. */
 const TOUCHED = 48;
-const BUFFER_SHIFT = Math.log2(BUFFER_BYTES);
 const CPU = 1;
 const NS_PER_MS = 1e6;
 /** Bus address of the first buffer: any that needs both words. */
@@ -151,7 +150,7 @@ class CardMemory {
   constructor(loop: Loop, arena: Arena) {
     this.#loop = loop;
     this.arena = arena;
-    this.rx = arena.allocate(2 * RING_BYTES + TAILS_BYTES + DESCRIPTORS * BUFFER_BYTES);
+    this.rx = arena.allocate(2 * RING_BYTES + TAILS_BYTES + DESCRIPTORS * RX_BUFFER_STRIDE);
     this.tx = this.rx + RING_BYTES;
     this.tails = this.tx + RING_BYTES;
     this.buffers = this.tails + TAILS_BYTES;
@@ -210,7 +209,7 @@ class Forwarder {
 
   constructor({ rx, tx, tails, buffers, arena }: CardMemory) {
     const writer = registerWriter({ kind: 'mapped', address: tails, length: TAILS_BYTES });
-    const table = new BufferTable(DESCRIPTORS, (i) => BUS + BUFFER_BYTES * i, arena);
+    const table = new BufferTable(DESCRIPTORS, (i) => BUS + RX_BUFFER_STRIDE * i, arena);
     this.#rx = new ReceiveRing({
       descriptors: viewMemory(rx, RING_BYTES),
       buffers: table,
@@ -225,7 +224,7 @@ class Forwarder {
       writer,
       tail: TDT,
     });
-    this.#bytes = new Uint8Array(viewMemory(buffers, DESCRIPTORS * BUFFER_BYTES));
+    this.#bytes = new Uint8Array(viewMemory(buffers, DESCRIPTORS * RX_BUFFER_STRIDE));
     this.#rx.publish();
   }
 
@@ -243,7 +242,7 @@ class Forwarder {
     if (!rx.plain) throw new Error('the stub received something else than frames of one buffer');
     const first = rx.index(before);
     for (let n = 0; n < frames; n++) {
-      const at = (((first + n) & (DESCRIPTORS - 1)) << BUFFER_SHIFT) + TOUCHED;
+      const at = Math.imul((first + n) & (DESCRIPTORS - 1), RX_BUFFER_STRIDE) + TOUCHED;
       bytes[at] = bytes[at]! + 1;
     }
     tx.postBuffers(rx.buffers, first, frames, this.#posted);

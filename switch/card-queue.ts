@@ -35,7 +35,7 @@ import {
   TXD_PAYLEN_SHIFT,
 } from '../nic/descriptors.ts';
 import { BufferTable } from '../nic/driver/buffer-table.ts';
-import { BUFFER_BYTES, busAddress, type QueueLayout } from '../nic/driver/queue-memory.ts';
+import { BUFFER_BYTES, busAddress, type QueueLayout, rxBufferOffset } from '../nic/driver/queue-memory.ts';
 import { ReceiveRing } from '../nic/driver/receive-ring.ts';
 import { type RegisterWriter, registerWriter } from '../nic/driver/register-writer.ts';
 import { ringKernels } from '../nic/driver/ring-kernels.ts';
@@ -87,7 +87,8 @@ export class CardQueue implements PortQueue {
   readonly #writer: RegisterWriter;
   readonly #rx: ReceiveRing;
   readonly #tx: TransmitRing;
-  readonly #rxBuffers: Address;
+  /** Where each receive buffer stands. */
+  readonly #rxAddresses: Float64Array;
   readonly #txBuffers: Address;
   /** All transmit buffers, by bytes. */
   readonly #txBytes: Uint8Array;
@@ -120,16 +121,15 @@ export class CardQueue implements PortQueue {
     }
     const part = (offset: number, bytes: number): ArrayBuffer => viewMemory(this.#address + offset, bytes);
     this.#writer = registerWriter(registerAccess);
-    this.#rxBuffers = this.#address + layout.rxBuffers;
+    this.#rxAddresses = Float64Array.from(
+      { length: layout.rxDescriptors },
+      (_, i) => this.#address + rxBufferOffset(layout, i),
+    );
     this.#txBuffers = this.#address + layout.txBuffers;
     this.#txBytes = new Uint8Array(part(layout.txBuffers, layout.txDescriptors * BUFFER_BYTES));
     this.#bufferMask = layout.txDescriptors - 1;
     this.#maxPlain = Math.min(MAX_PLAIN_BYTES, maxFrameBytes);
-    this.#rxTable = new BufferTable(
-      layout.rxDescriptors,
-      (i) => busAddress(mapping, layout.rxBuffers + i * BUFFER_BYTES),
-      arena,
-    );
+    this.#rxTable = new BufferTable(layout.rxDescriptors, (i) => busAddress(mapping, rxBufferOffset(layout, i)), arena);
     this.#txTable = new BufferTable(
       layout.txDescriptors,
       (i) => busAddress(mapping, layout.txBuffers + i * BUFFER_BYTES + FRAME_OFFSET),
@@ -187,14 +187,14 @@ export class CardQueue implements PortQueue {
   #receivePlain(batch: FrameBatch, waiting: number): number {
     const { segmentAddress, segmentLength } = batch;
     const { lengths } = this.#rx.buffers;
-    const buffers = this.#rxBuffers;
+    const addresses = this.#rxAddresses;
     let f = 0;
     let segment = batch.segments + 1;
     for (; f < waiting; f++, segment += 2) {
       const i = this.#rx.index(f);
       const length = lengths[i]!;
       if (length < MIN_FRAME_BYTES) break;
-      segmentAddress[segment] = buffers + i * BUFFER_BYTES;
+      segmentAddress[segment] = addresses[i]!;
       segmentLength[segment] = length;
     }
     batch.appendBuffers(f, 0);
@@ -222,7 +222,7 @@ export class CardQueue implements PortQueue {
       let length = 0;
       for (let n = 1; n <= descriptors; n++, d++) {
         const i = rx.index(d);
-        segmentAddress[first + n] = this.#rxBuffers + i * BUFFER_BYTES;
+        segmentAddress[first + n] = this.#rxAddresses[i]!;
         segmentLength[first + n] = rx.buffers.lengths[i]!;
         length += rx.buffers.lengths[i]!;
       }

@@ -299,12 +299,33 @@ describe('a daemon with vhost-user ports', function () {
       assert.match(program.stderr, told);
     };
     await refused(/a vhost-user port needs --path/, 'vhost-user', 'vm1');
-    await refused(/--persistent is for taps/, 'vhost-user', 'vm1', '--path', socket, '--persistent');
-    await refused(/--path, --client and --queues are for vhost-user ports/, 'tap', 't0', '--client');
+    await refused(
+      /--persistent is not for a vhost-user port; it takes --path, --client, --queues$/m,
+      'vhost-user',
+      'vm1',
+      '--path',
+      socket,
+      '--persistent',
+    );
+    await refused(/--client is not for a tap port; it takes --persistent$/m, 'tap', 't0', '--client');
+    await refused(/a nic port needs --device/, 'nic', 'up1');
+    await refused(
+      /--path is not for a nic port; it takes --device, .*, --without-iommu$/m,
+      'nic',
+      'up1',
+      '--path',
+      '/x',
+    );
+    await refused(/--without-iommu is not for a tap port/, 'tap', 't0', '--without-iommu');
     await refused(/It is a number of queue pairs/, 'vhost-user', 'vm1', '--path', socket, '--queues', 'two');
     await assert.rejects(
       command('port', 'add', 'vhost-user', 'vm1', '--path', socket, '--queues', '129'),
       /queues: expected a number of queue pairs from 1 to 128/,
     );
+    await assert.rejects(
+      command('port', 'add', 'nic', 'up1', '--device', 'vfio-user:/nobody/is/here', '--mtu', '9000'),
+      /up1: no card can be reached at \/nobody\/is\/here \(ENOENT\)/,
+    );
+    await assert.rejects(command('port', 'add', 'nic', 'up1', '--device', '00:1f.7'), /up1: .*00:1f\.7/);
   });
 });
