@@ -41,7 +41,8 @@ export interface QueueLayout {
 /** Lays out the memory of a queue pair. Throws RangeError for sizes that are no power of two from 64 to 4096. */
 export function queueLayout(rxDescriptors: number, txDescriptors: number): QueueLayout {
   for (const [name, count] of Object.entries({ rxDescriptors, txDescriptors })) {
-    const ok = count >= MIN_DESCRIPTORS && count <= MAX_DESCRIPTORS && (count & (count - 1)) === 0;
+    const isPowerOfTwo = Number.isInteger(count) && (count & (count - 1)) === 0;
+    const ok = isPowerOfTwo && count >= MIN_DESCRIPTORS && count <= MAX_DESCRIPTORS;
     if (!ok)
       throw new RangeError(`${name} is a power of two from ${MIN_DESCRIPTORS} to ${MAX_DESCRIPTORS}, not ${count}`);
   }

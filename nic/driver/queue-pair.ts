@@ -111,16 +111,25 @@ export class QueuePair {
     registers.write(TXDCTL(n), (PREFETCH << TXDCTL_PTHRESH_SHIFT) | (HOST_THRESHOLD << TXDCTL_HTHRESH_SHIFT));
   }
 
-  /** Switches both queues on, empty: whoever has filled the descriptors writes RDT afterwards. Nothing, when they are on. */
+  /**
+   * Switches both queues on, empty: whoever has filled the descriptors writes RDT afterwards. Nothing, when they are on.
+   * Throws Error that names the queue that did not go on; then both are off.
+   */
   start(): void {
     if (this.#started) return;
     const { registers, index: n } = this.#options;
     for (const offset of [RDH(n), RDT(n), TDH(n), TDT(n)]) registers.write(offset, 0);
     this.#started = true;
-    registers.set(TXDCTL(n), TXDCTL_ENABLE);
-    registers.await(TXDCTL(n), TXDCTL_ENABLE, TXDCTL_ENABLE, SWITCH_MS, `switching on transmit queue ${n}`);
-    registers.set(RXDCTL(n), RXDCTL_ENABLE);
-    registers.await(RXDCTL(n), RXDCTL_ENABLE, RXDCTL_ENABLE, SWITCH_MS, `switching on receive queue ${n}`);
+    try {
+      registers.set(TXDCTL(n), TXDCTL_ENABLE);
+      registers.await(TXDCTL(n), TXDCTL_ENABLE, TXDCTL_ENABLE, SWITCH_MS, `switching on transmit queue ${n}`);
+      registers.set(RXDCTL(n), RXDCTL_ENABLE);
+      registers.await(RXDCTL(n), RXDCTL_ENABLE, RXDCTL_ENABLE, SWITCH_MS, `switching on receive queue ${n}`);
+    } catch (error) {
+      // Half of a pair is of no use, and whoever tries again must find it off.
+      if (!registers.gone) this.requestStop();
+      throw error;
+    }
   }
 
   /** Switches both queues off; {@link awaitStopped} says when they are. What was not sent yet is lost. */

@@ -72,6 +72,8 @@ export class DmaTable {
 
   #mapFile(range: Mapped, fd: number, refuse: (why: string, errno?: number) => never): void {
     const { offset, size } = range;
+    // Before it is measured: what is left of it afterwards stays.
+    sealAgainstShrinking(fd);
     const stat = fs.fstatSync(fd);
     if (!stat.isFile()) refuse('its descriptor is no file that can be mapped; share the memory as a memfd or a file');
     if (offset + size > stat.size) refuse(`its file has ${stat.size} bytes, and it needs those up to ${offset + size}`);
@@ -82,7 +84,6 @@ export class DmaTable {
     if (this.#mappedBytes + length > MAX_MAPPED_BYTES) {
       refuse(`with ${this.#mappedBytes} mapped already, it goes beyond ${MAX_MAPPED_BYTES} bytes`, ENOSPC);
     }
-    sealAgainstShrinking(fd);
     const prot = (range.readable ? PROT_READ : 0) | (range.writable ? PROT_WRITE : 0);
     try {
       const address = mmap({ length, prot, flags: MAP_SHARED, fd, offset: offset - before });

@@ -57,6 +57,20 @@ describe('the command line', function () {
     [['port'], /^Usage: ringswitch port /],
     [['port', 'add', 'veth', 'x'], /^ringswitch: .*'veth' is invalid.*Allowed choices are tap/],
     [['port', 'add', 'tap'], /^ringswitch: missing required argument 'name'/],
+    [['port', 'add', 'nic', 'x'], /^ringswitch: a nic port needs --device, the card/],
+    [
+      ['port', 'add', 'nic', 'x', '--device', '01:00.0', '--path', '/x'],
+      /^ringswitch: --path is not for a nic port; it takes --device, --queues, --descriptors, --mtu, --without-iommu$/m,
+    ],
+    [
+      ['port', 'add', 'tap', 'x', '--without-iommu'],
+      /^ringswitch: --without-iommu is not for a tap port; it takes --persistent$/m,
+    ],
+    [['port', 'add', 'nic', 'x', '--device', '01:00.0', '--mtu', '-1'], /'-1' is invalid. It is a number of bytes/],
+    [
+      ['port', 'add', 'nic', 'x', '--device', '01:00.0', '--descriptors', '1k'],
+      /'1k' is invalid. It is a number of descriptors/,
+    ],
     [['port', 'set', 'x'], /^ringswitch: required option '--link <state>' not specified/],
     [['port', 'set', 'x', '--link', 'sideways'], /^ringswitch: .*'sideways' is invalid.*Allowed choices are up, down/],
     [['log', 'loud'], /^ringswitch: .*'loud' is invalid.*Allowed choices are error, warn, info, debug/],
@@ -110,6 +124,11 @@ describe('the command line', function () {
     for (const words of [
       ['port', 'add', 'tap', 'host0'],
       ['port', 'add', 'tap', 'host1', '--persistent'],
+      ['port', 'add', 'nic', 'up0', '--device', '01:00.0'],
+      [
+        ...['port', 'add', 'nic', 'up1', '--device', 'vfio-user:/run/card', '--queues', '2'],
+        ...['--descriptors', '1024', '--mtu', '9000', '--without-iommu'],
+      ],
       ['port', 'set', 'web1', '--link', 'down'],
       ['port', 'remove', 'a#b'],
       ['log', 'debug'],
@@ -121,6 +140,14 @@ describe('the command line', function () {
     assert.deepEqual(control.asked, [
       ['addTap', { name: 'host0', persistent: false }],
       ['addTap', { name: 'host1', persistent: true }],
+      ['addCard', { name: 'up0', device: '01:00.0', queues: 1, descriptors: 512, mtu: 1500, withoutIommu: false }],
+      [
+        'addCard',
+        {
+          ...{ name: 'up1', device: 'vfio-user:/run/card', queues: 2 },
+          ...{ descriptors: 1024, mtu: 9000, withoutIommu: true },
+        },
+      ],
       ['setPort', 'web1', { link: 'down' }],
       ['removePort', 'a#b'],
       ['setLogLevel', 'debug'],
@@ -131,6 +158,12 @@ describe('the command line', function () {
   it("tells the daemon's refusal with status 1", async () => {
     const { status, stderr } = await ringswitch(['port', 'add', 'tap', 'web1', '--socket', socket]);
     assert.deepEqual([status, stderr], [1, 'ringswitch: there is a port web1 already\n']);
+    const card = await ringswitch(['port', 'add', 'nic', 'x', '--device', 'eth0', '--socket', socket]);
+    assert.equal(card.status, 1);
+    assert.match(
+      card.stderr,
+      /^ringswitch: device: expected a PCI address such as 0000:01:00\.0, or vfio-user: and the/,
+    );
     const aging = await ringswitch(['fdb', '--aging', '1', '--socket', socket]);
     assert.deepEqual(
       [aging.status, aging.stderr],

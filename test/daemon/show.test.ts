@@ -8,7 +8,7 @@ import {
   formatStatus,
   formatTable,
 } from '../../daemon/show.ts';
-import { FakeControl, goodRing, guestPort, tapPort, vhostUserPort } from '../helpers/fake-control.ts';
+import { cardPort, FakeControl, goodRing, guestPort, tapPort, vhostUserPort } from '../helpers/fake-control.ts';
 
 const text = (...lines: string[]): string => lines.join('\n');
 
@@ -77,6 +77,20 @@ describe('show', () => {
         .at(-1)!;
     assert.equal(note('server'), 'vm1: not connected; waits for a peer on /run/vm1.sock');
     assert.equal(note('client'), 'vm1: not connected; tries to connect to /run/vm1.sock');
+  });
+
+  it('a network card, and what became of it', () => {
+    const options = { name: 'uplink', device: '01:00.0', queues: 4, descriptors: 512, mtu: 1500, withoutIommu: false };
+    const lost = { ...cardPort(options), error: 'the card no longer answers' };
+    assert.equal(
+      formatPorts([{ ...cardPort(options), carrier: 'up' as const }, lost]),
+      text(
+        'PORT    KIND  LINK        PATH  QUEUES  RX FRAMES  RX   TX FRAMES  TX   DROPS  OFFLOADS                          CLIENT',
+        'uplink  nic   up          card       4          0  0 B          0  0 B      0  csum,tso4,tso6,tso-ecn,uso4,uso6  -',
+        'uplink  nic   no carrier  card       4          0  0 B          0  0 B      0  csum,tso4,tso6,tso-ecn,uso4,uso6  -',
+        'uplink: the card no longer answers',
+      ),
+    );
   });
 
   it('the learned addresses', () => {

@@ -11,7 +11,7 @@ import {
 } from '../../nic/descriptors.ts';
 import { BufferTable } from '../../nic/driver/buffer-table.ts';
 import type { CardQueueAccess } from '../../nic/driver/ixgbe.ts';
-import { BUFFER_BYTES, busAddress } from '../../nic/driver/queue-memory.ts';
+import { BUFFER_BYTES, busAddress, rxBufferOffset } from '../../nic/driver/queue-memory.ts';
 import { ReceiveRing } from '../../nic/driver/receive-ring.ts';
 import type { RegisterWriter } from '../../nic/driver/register-writer.ts';
 import { TransmitRing } from '../../nic/driver/transmit-ring.ts';
@@ -38,7 +38,7 @@ export class CardQueueRings implements Disposable {
     this.#address = mmap({ length: layout.length, prot: PROT_READ | PROT_WRITE, flags: MAP_SHARED, fd });
     this.rx = new ReceiveRing({
       descriptors: this.#part(layout.rxRing, layout.rxDescriptors * DESCRIPTOR_BYTES).buffer as ArrayBuffer,
-      buffers: new BufferTable(layout.rxDescriptors, (i) => busAddress(mapping, layout.rxBuffers + i * BUFFER_BYTES)),
+      buffers: new BufferTable(layout.rxDescriptors, (i) => busAddress(mapping, rxBufferOffset(layout, i))),
       bufferBytes: BUFFER_BYTES,
       writer,
       tail: rxTail,
@@ -96,7 +96,7 @@ export class CardQueueRings implements Disposable {
       let last = 0;
       for (let n = this.rx.descriptors(f); n > 0; n--) {
         last = this.rx.index(d++);
-        parts.push(this.#part(layout.rxBuffers + last * BUFFER_BYTES, this.rx.buffers.lengths[last]!));
+        parts.push(this.#part(rxBufferOffset(layout, last), this.rx.buffers.lengths[last]!));
       }
       const bytes = Uint8Array.from(Buffer.concat(parts));
       frames.push({ bytes, status: this.rx.status(last), vlanTag: this.rx.vlanTag(last) });

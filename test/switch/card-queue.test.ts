@@ -24,7 +24,7 @@ import {
 import { BUFFER_BYTES, queueLayout } from '../../nic/driver/queue-memory.ts';
 import { EIMS_EX, RDT, TDT } from '../../nic/registers.ts';
 import { CardQueue } from '../../switch/card-queue.ts';
-import { TX_DROP_LINK_DOWN, TX_DROP_NO_BUFFERS, TX_DROP_TOO_BIG } from '../../switch/counters.ts';
+import { TX_DROP_ERROR, TX_DROP_LINK_DOWN, TX_DROP_NO_BUFFERS, TX_DROP_TOO_BIG } from '../../switch/counters.ts';
 import { TRANSMITTED } from '../../switch/port.ts';
 import {
   VIRTIO_NET_HDR_F_DATA_VALID,
@@ -40,6 +40,7 @@ const DESCRIPTORS = 64;
 const BUS = 0x2_0000_0000;
 const REGISTER_BYTES = 0x8000;
 const MAX_FRAME_BYTES = 9018;
+const HUGE_PAGE_BYTES = 2 ** 21;
 
 interface Sent {
   /** What the frame's buffers hold. */
@@ -62,7 +63,7 @@ class PlayedCard implements Disposable {
   #txHead = 0;
   contexts = 0;
 
-  constructor(arena: Arena) {
+  constructor(arena: Arena, interruptFd = 0) {
     const { length } = this.#layout;
     this.#address = mmap({ length, prot: PROT_READ | PROT_WRITE, flags: MAP_SHARED, fd: this.#fd });
     const memory = viewMemory(this.#address, length);
@@ -77,7 +78,7 @@ class PlayedCard implements Disposable {
         rxTail: RDT(0),
         txTail: TDT(0),
         vector: 3,
-        interruptFd: 0,
+        interruptFd,
         maxFrameBytes: MAX_FRAME_BYTES,
       },
       arena,
@@ -314,6 +315,99 @@ for (const { name, arena } of ARENAS) {
       card.receive(frameBytes(60, 1));
       assert.equal(card.queue.enableNotification(false, false), true);
       assert.equal(card.queue.enableNotification(true, false), false, 'its frames wait for somebody else');
+    });
+
+    it('counts a frame of several buffers that is too short for one, and goes on behind it', () => {
+      const long = frameBytes(3000, 1);
+      const good = frameBytes(100, 7);
+      card.receive(long);
+      card.receive(frameBytes(13, 1));
+      card.receive(long);
+      card.receive(good);
+      const got: Uint8Array[] = [];
+      for (let breath = 0; breath < 10; breath++) {
+        const frames = receive();
+        got.push(...frames);
+        card.queue.release(frames.length);
+      }
+      assert.deepEqual(got, [long, long, good]);
+      assert.equal(card.queue.malformed, 1);
+    });
+
+    it('takes no super-frame that there is no room for, and takes it when there is', () => {
+      const plain = Array.from({ length: BATCH_FRAMES }, (_, i) => frameBytes(60, i));
+      assert.equal(transmit(...plain), BATCH_FRAMES);
+      assert.equal(transmit(...plain.slice(0, 20)), 20);
+      assert.equal(transmit(superFrame), 0);
+      assert.equal(card.queue.refusal, TX_DROP_NO_BUFFERS);
+      assert.equal(card.send().length, BATCH_FRAMES + 20);
+      assert.equal(transmit(superFrame), 1);
+      assert.equal(card.queue.refusal, TRANSMITTED);
+      const [sent] = card.send();
+      assert.deepEqual(sent!.bytes.subarray(tcp.payload), tcp.bytes.subarray(tcp.payload));
+    });
+
+    it('drops what its headers say is nonsense, and only that', () => {
+      const lies: TestFrame = { bytes: frameBytes(60, 1), flags: VIRTIO_NET_HDR_F_NEEDS_CSUM, csumStart: 59 };
+      assert.equal(transmit(lies, frameBytes(60, 2)), 0);
+      assert.equal(card.queue.refusal, TX_DROP_ERROR);
+      const noTcp: TestFrame = { ...superFrame, bytes: frameBytes(4000, 1), gsoSize: 40 };
+      assert.equal(transmit(noTcp), 0);
+      assert.equal(card.queue.refusal, TX_DROP_ERROR);
+      assert.equal(transmit(frameBytes(60, 3)), 1);
+      assert.deepEqual(
+        card.send().map(({ bytes }) => bytes),
+        [frameBytes(60, 3)],
+      );
+    });
+
+    it('takes no more crumbs than the ring could ever have room for', () => {
+      const many: TestFrame = { ...superFrame, gsoSize: 60 };
+      assert.equal(transmit(many), 0);
+      assert.equal(card.queue.refusal, TX_DROP_TOO_BIG);
+    });
+
+    it('looks once more before the lane sleeps for want of room', () => {
+      const frames = Array.from({ length: BATCH_FRAMES }, (_, i) => frameBytes(60, i));
+      transmit(...frames);
+      transmit(...frames);
+      assert.equal(card.queue.enableNotification(false, true), false, 'nothing was sent yet');
+      card.send();
+      assert.equal(card.queue.enableNotification(false, true), true, 'there is room now');
+      assert.equal(card.queue.enableNotification(false, true), false);
+    });
+
+    it('has an eventfd to sleep on where the card interrupts, and is polled where it cannot', () => {
+      const heard: number[] = [];
+      const sink = { addEventfd: (fd: number) => heard.push(fd), addReadable: () => assert.fail('it is no eventfd') };
+      card.queue.addPollFds(sink);
+      assert.deepEqual(heard, [0]);
+      card.queue.gone = true;
+      card.queue.addPollFds(sink);
+      assert.equal(card.queue.enableNotification(false, false), false);
+      using polled = new PlayedCard(arena(), -1);
+      polled.queue.addPollFds(sink);
+      assert.deepEqual(heard, [0]);
+      assert.equal(polled.queue.enableNotification(false, false), true, 'its lane never sleeps');
+      assert.equal(polled.register(EIMS_EX(0)), 0);
+    });
+
+    it('holds no room in the arena when its memory cannot be mapped, and may be closed twice', () => {
+      const layout = queueLayout(DESCRIPTORS, DESCRIPTORS);
+      const description = {
+        ...{ fd: -1, layout, mapping: { pageBytes: layout.length, pages: [BUS] }, rxTail: RDT(0), txTail: TDT(0) },
+        ...{ registerAccess: { kind: 'mapped' as const, address: 0, length: 0 }, vector: 0, interruptFd: -1 },
+        maxFrameBytes: MAX_FRAME_BYTES,
+      };
+      const free = arena().reserve(layout.length, HUGE_PAGE_BYTES, 0);
+      arena().free(free, layout.length);
+      assert.throws(() => new CardQueue(description, arena()), { code: 'EBADF' });
+      const again = arena().reserve(layout.length, HUGE_PAGE_BYTES, 0);
+      arena().free(again, layout.length);
+      assert.equal(again, free);
+      card.queue.close();
+      card.queue.close();
+      assert.equal(card.queue.ready, false);
     });
 
     it('touches nothing of a card that has gone', () => {

@@ -401,7 +401,17 @@ describe('Ixgbe', () => {
         message: /switching on transmit queue 0 did not happen in 100 ms: register TXDCTL\(0\) at 0x6028 reads 0x0/,
       });
       device.release(TXDCTL(0));
+      device.stick(RXDCTL(0), 0);
+      assert.throws(() => card.startQueue(0), { message: /switching on receive queue 0 did not happen/ });
+      assert.equal(device.value(TXDCTL(0)) & TXDCTL_ENABLE, 0, 'half a pair is of no use');
+      device.release(RXDCTL(0));
       card.startQueue(0);
+      for (const [offset, enable] of [
+        [RXDCTL(0), RXDCTL_ENABLE],
+        [TXDCTL(0), TXDCTL_ENABLE],
+      ] as const) {
+        assert.notEqual(device.value(offset) & enable, 0, 'it is tried again');
+      }
       device.stick(RXDCTL(0), RXDCTL_ENABLE);
       assert.throws(() => card.stopQueue(0), {
         message: /switching off receive queue 0 .* register RXDCTL\(0\) at 0x1028/,

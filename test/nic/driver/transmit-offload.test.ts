@@ -262,6 +262,12 @@ describe('TransmitOffload', () => {
       assert.equal(plan(new TransmitOffload(), of), false);
     });
 
+    it('a VLAN tag that is cut off', () => {
+      const of = packet({ ipVersion: 4, isTcp: true, tags: [CTAG, STAG], payload: frameBytes(100, 1) });
+      const plannedOf = [15, 17, 19, 21, 22].map((shown) => plan(new TransmitOffload(), of, { shown }));
+      assert.deepEqual(plannedOf, [false, false, false, false, true]);
+    });
+
     it('segmenting TCP headers that are too short, or longer than the frame', () => {
       for (const dataOffset of [0x00, 0x40]) {
         const bytes = tcp4.bytes.slice();

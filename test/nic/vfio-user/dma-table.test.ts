@@ -225,6 +225,17 @@ describe('a table of DMA ranges', () => {
     }
   });
 
+  it('seals memory before it is measured, so that it cannot shrink in between', () => {
+    const sealable = memfdCreate('dma-table', MFD_ALLOW_SEALING);
+    try {
+      fs.ftruncateSync(sealable, 2 * PAGE);
+      refuses(EINVAL, /its file has 8192 bytes/, () => table.map(range(0, 3 * PAGE), sealable));
+      assert.throws(() => fs.ftruncateSync(sealable, PAGE), { code: 'EPERM' });
+    } finally {
+      close(sealable);
+    }
+  });
+
   it('maps a part of a hugepage, as QEMU cuts ranges', () => {
     withHugepages(1, (huge) => {
       try {
