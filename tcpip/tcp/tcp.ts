@@ -93,16 +93,19 @@ export class Tcp implements TcpUser, Transport, Ticking {
   readonly #pathMtu: PathMtu;
   readonly #fastOpen: FastOpenClient;
   readonly #sum: Sum;
+  /** The time, when a program calls. Without one, the time of the last packet or tick counts. */
+  readonly #clock: () => Time;
   /** The 4-tuple that a port is looked for. */
   #local = 0;
   #remote = 0;
   #remotePort = 0;
   #isBlocked = false;
 
-  constructor(network: Network, random: Random, options: Partial<TcpOptions> & { sum?: Sum } = {}) {
+  constructor(network: Network, random: Random, options: Partial<TcpOptions> & { sum?: Sum; clock?: () => Time } = {}) {
     const core = new TcpCore(network, random, options);
     this.#core = core;
     this.#sum = options.sum ?? sum;
+    this.#clock = options.clock ?? (() => 0);
     this.#output = new Output(core);
     this.#fastOpen = new FastOpenClient();
     this.#handshake = new Handshake(core, this.#output, this.#fastOpen);
@@ -276,6 +279,7 @@ export class Tcp implements TcpUser, Transport, Ticking {
     const core = this.#core;
     const { connections, network, counters } = core;
     const { destinations } = network;
+    this.#look();
     const settings = settingsOf(options);
     const family = familyOf(options.address);
     if (!Number.isInteger(options.port) || options.port < 1 || options.port > MAX_PORT) {
@@ -509,6 +513,11 @@ export class Tcp implements TcpUser, Transport, Ticking {
     this.#core.touch(c);
   }
 
+  #look(): void {
+    const core = this.#core;
+    if (core.depth === 0) core.now = Math.max(core.now, this.#clock());
+  }
+
   // ---- questions
 
   localEndpoint(c: Connection): Endpoint {
@@ -569,7 +578,9 @@ export class Tcp implements TcpUser, Transport, Ticking {
     };
   }
 
+  /** A program calls: from outside of the stack's own calls the time of the last one may be long ago. */
   #check(c: Connection, what: string): void {
+    this.#look();
     if (this.#core.connections.has(c)) return;
     throw new TcpError('ENOTCONN', `cannot ${what} connection ${c}: there is none of this number (any more)`);
   }

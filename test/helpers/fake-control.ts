@@ -1,21 +1,31 @@
 /** A daemon without a switch: what it answers is made up (docs/control-api.md shows it), what it is asked is noted. */
 import {
+  type CaptureEnd,
+  type CaptureOptions,
+  type CaptureRow,
   type CardOptions,
   type Control,
   ControlError,
   type FdbRow,
   type LaneRow,
+  LiveAnswer,
   type MemoryRow,
+  type PortChange,
   type PortStatus,
   type RingRow,
   type Status,
   type VhostUserOptions,
 } from '../../daemon/control.ts';
+import type { ImpairmentRequest } from '../../daemon/impairment-options.ts';
 import { newCounters, RX_BYTES, RX_FRAMES, readCounters, TX_DROP_NO_BUFFERS } from '../../switch/counters.ts';
+import type { Impairment } from '../../switch/impairment.ts';
 
 export class FakeControl implements Control {
   /** What was asked, in order: the method and its arguments. */
   readonly asked: unknown[][] = [];
+  /** Of the capture that was asked for last: its end, and how often its client has left. */
+  captureEnd = Promise.withResolvers<CaptureEnd>();
+  capturesLeft = 0;
   /** When set, the next call throws it. */
   fault: Error | undefined;
 
@@ -96,9 +106,30 @@ export class FakeControl implements Control {
     this.#note('removePort', name);
   }
 
-  async setPort(name: string, change: { link?: 'up' | 'down' }): Promise<PortStatus> {
+  async setPort(name: string, change: PortChange): Promise<PortStatus> {
     this.#note('setPort', name, change);
-    return { ...guestPort(), ...change };
+    const { link = 'up', impairment = {} } = change;
+    const drawn = (request: ImpairmentRequest | null | undefined): Impairment | null =>
+      request ? { ...request, seed: request.seed ?? 7 } : null;
+    return { ...guestPort(), link, impairment: { to: drawn(impairment.to), from: drawn(impairment.from) } };
+  }
+
+  async capture(port: string, options: CaptureOptions): Promise<LiveAnswer> {
+    this.#note('capture', port, options);
+    this.captureEnd = Promise.withResolvers();
+    const first = { id: 1, port, pid: 1042, memoryFd: 31, wakeFd: 32, lanes: 1, ringBytes: options.ringBytes };
+    return new LiveAnswer(first, this.captureEnd.promise, () => {
+      this.capturesLeft++;
+    });
+  }
+
+  captures(): CaptureRow[] {
+    this.#note('captures');
+    return [captureRow()];
+  }
+
+  async stopCapture(id: string): Promise<void> {
+    this.#note('stopCapture', id);
   }
 
   setLogLevel(level: string): void {
@@ -121,6 +152,10 @@ export class FakeControl implements Control {
   }
 }
 
+export function captureRow(): CaptureRow {
+  return { id: 1, port: 'web1', direction: 'both', snaplen: 128, filtered: true, seen: 900, accepted: 30, dropped: 0 };
+}
+
 export function guestPort(): PortStatus {
   const counters = newCounters();
   counters[RX_FRAMES] = 12;
@@ -137,6 +172,7 @@ export function guestPort(): PortStatus {
     path: 'vhost',
     vhostUser: null,
     nic: null,
+    impairment: { to: null, from: null },
     persistent: false,
     clients: [{ pid: 2077, command: 'qemu-system-x86' }],
     mac: '6e:21:0c:9a:44:f3',

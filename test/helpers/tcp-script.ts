@@ -73,7 +73,7 @@ export class TcpScript {
     this.#options = options;
     this.network.segments = options.segments ?? false;
     this.network.destinations.mtu = options.mtu ?? 1500;
-    this.tcp = new Tcp(this.network, seeded(7), options.tcp);
+    this.tcp = new Tcp(this.network, seeded(7), { ...options.tcp, clock: () => this.now });
     this.tcp.onError = (error) => {
       throw error;
     };

@@ -79,7 +79,11 @@ export interface UdpShape {
 export function udp(data: ArrayLike<number>, shape: UdpShape = {}): Uint8Array {
   const { from = 4000, to = 5000, source = THEIRS, destination = OURS, length = 8 + data.length } = shape;
   const message = [...u16(from), ...u16(to), ...u16(length), 0, 0, ...Array.from(data)];
-  const pseudo = [...source, ...destination, ...(source.length === 4 ? [0, 17, ...u16(length)] : [0, 0, ...u16(length), 0, 0, 0, 17])];
+  const pseudo = [
+    ...source,
+    ...destination,
+    ...(source.length === 4 ? [0, 17, ...u16(length)] : [0, 0, ...u16(length), 0, 0, 0, 17]),
+  ];
   const right = checksum([...pseudo, ...message]) || 0xffff;
   message.splice(6, 2, ...u16(shape.checksum ?? right));
   return Uint8Array.from(message);
@@ -94,7 +98,13 @@ export interface ArpShape {
 }
 
 export function arp(shape: ArpShape = {}): Uint8Array {
-  const { operation = 1, senderMac = THEIR_MAC, sender = THEIRS, targetMac = [0, 0, 0, 0, 0, 0], target = OURS } = shape;
+  const {
+    operation = 1,
+    senderMac = THEIR_MAC,
+    sender = THEIRS,
+    targetMac = [0, 0, 0, 0, 0, 0],
+    target = OURS,
+  } = shape;
   return Uint8Array.from([0, 1, 8, 0, 6, 4, ...u16(operation), ...senderMac, ...sender, ...targetMac, ...target]);
 }
 

@@ -35,13 +35,13 @@ export class Host {
   /** Everything that it sent. */
   sent = 0;
 
-  constructor(name: string, address: Uint8Array, options: PathOptions, seed: number) {
+  constructor(name: string, address: Uint8Array, options: PathOptions, seed: number, clock: () => Time) {
     this.name = name;
     this.address = address;
     this.network = new FakeNetwork([address]);
     this.network.destinations.mtu = options.mtu ?? 1500;
     this.network.segments = options.segments ?? false;
-    this.tcp = new Tcp(this.network, seeded(seed), options.tcp);
+    this.tcp = new Tcp(this.network, seeded(seed), { ...options.tcp, clock });
     this.tcp.onError = (error) => {
       throw error;
     };
@@ -72,8 +72,8 @@ export class TwoHosts {
   constructor(options: PathOptions = {}) {
     this.options = options;
     this.#random = seeded(options.seed ?? 1);
-    this.a = new Host('a', Uint8Array.of(10, 0, 0, 1), options, 11);
-    this.b = new Host('b', Uint8Array.of(10, 0, 0, 2), options, 12);
+    this.a = new Host('a', Uint8Array.of(10, 0, 0, 1), options, 11, () => this.now);
+    this.b = new Host('b', Uint8Array.of(10, 0, 0, 2), options, 12, () => this.now);
     this.a.network.onSent = (sent) => this.#send(this.a, this.b, sent);
     this.b.network.onSent = (sent) => this.#send(this.b, this.a, sent);
   }

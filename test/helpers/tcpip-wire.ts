@@ -7,6 +7,8 @@
  *     const device = new MemoryDevice();                   // or one alone: give it frames, and look at what it sent
  *     device.give(frame); stack.poll(now); device.sent
  */
+
+import { completePartialChecksum } from '../../packet/checksum.ts';
 import {
   type FrameDevice,
   NO_ROOM,
@@ -16,7 +18,6 @@ import {
 } from '../../tcpip/frame-device.ts';
 import { MICROSECONDS_PER_SECOND, NEVER, type Random, type Time } from '../../tcpip/network.ts';
 import { Stack, type StackOptions } from '../../tcpip/stack.ts';
-import { completePartialChecksum } from '../../packet/checksum.ts';
 
 const SLOT_BYTES = 65_600;
 const NEEDS_CSUM = 1;
@@ -76,7 +77,12 @@ export class MemoryDevice implements FrameDevice {
   readonly #inbox: SentFrame[] = [];
   #held = 0;
 
-  constructor({ address = Uint8Array.of(2, 0, 0, 0, 0, 1), mtu = 1500, offloads = 0, capacity }: MemoryDeviceOptions = {}) {
+  constructor({
+    address = Uint8Array.of(2, 0, 0, 0, 0, 1),
+    mtu = 1500,
+    offloads = 0,
+    capacity,
+  }: MemoryDeviceOptions = {}) {
     this.address = address;
     this.mtu = mtu;
     this.offloads = offloads;

@@ -63,6 +63,8 @@ const MAX_BURST = 65_535;
 /** What leaves in one go when sending is paced: about a ms of it, as Linux's TSO autosizing. */
 const BURST_TIME_SHARE = 1000;
 const MIN_BURST_SEGMENTS = 2;
+/** Timers are late by up to a tick: what could have left meanwhile leaves then. */
+const PACE_CREDIT = 2000;
 const BACKOFF_LIMIT = 16;
 // Of the pace, what the window would fill in a round trip: Linux's tcp_pacing_ss_ratio and tcp_pacing_ca_ratio.
 const SLOW_START_PACE = 2;
@@ -356,7 +358,7 @@ export class Sender {
   #paid(bytes: number, now: Time): void {
     this.#lastSentAt = now;
     const rate = this.pacingRate;
-    if (rate > 0) this.#paceAt = Math.max(this.#paceAt, now) + (bytes * MICROSECONDS_PER_SECOND) / rate;
+    if (rate > 0) this.#paceAt = Math.max(this.#paceAt, now - PACE_CREDIT) + (bytes * MICROSECONDS_PER_SECOND) / rate;
   }
 
   /** Numbers `seq` … `end` - 1 were sent again. */

@@ -216,7 +216,6 @@ describe('TCP, opening (RFC 9293 §3.5)', () => {
       { listen: { onAccept: () => null } },
     );
   });
-
 });
 
 describe('TCP, ECN in the handshake (RFC 3168 §6.1.1)', () => {
