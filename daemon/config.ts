@@ -4,8 +4,11 @@ import { isCollection, isMap, isScalar, LineCounter, parseDocument } from 'yaml'
 import { z } from 'zod';
 import { IFNAMSIZ } from '../linux/if-tun.ts';
 import { MAX_DESCRIPTORS, MIN_DESCRIPTORS } from '../nic/driver/queue-memory.ts';
+import { IMPAIRED_DIRECTIONS } from '../switch/impairment.ts';
 import { DEFAULT_AGING_SECONDS, DEFAULT_CAPACITY, MAX_AGING_SECONDS, MAX_CAPACITY } from '../switch/learning-table.ts';
 import { DEFAULT_SOCKET, LOG_LEVELS, VHOST_USER_MODES } from './control.ts';
+import { IMPAIRMENT_NAMES } from './impairment-options.ts';
+import { impairmentWords } from './impairment-schema.ts';
 import { LOG_FORMATS } from './logger.ts';
 
 const DEFAULT_MOUNT = '/run/ringswitch/dev';
@@ -188,6 +191,7 @@ const schema = z.strictObject(
       )
       .superRefine(ownNames)
       .default([]),
+    impairment: z.record(interfaceName, impairmentWords, OBJECT).default({}),
   },
   OBJECT,
 );
@@ -313,6 +317,12 @@ function knownKeys(path: PropertyKey[]): string[] {
       { name: 'y', nic: { device: '00:00.0' } },
     ],
   });
+  if (path[0] === 'impairment') return impairmentKeys(path);
   for (const key of path) defaults = (defaults as Record<PropertyKey, unknown>)[typeof key === 'number' ? 0 : key];
   return Object.keys(defaults as object);
+}
+
+/** Of `impairment.NAME`, or of a direction of it. */
+function impairmentKeys(path: PropertyKey[]): string[] {
+  return path.length > 2 ? IMPAIRMENT_NAMES : [...IMPAIRED_DIRECTIONS, 'both'];
 }

@@ -30,6 +30,57 @@ export class ControlClient {
     return this.#ask('DELETE', path);
   }
 
+  /**
+   * POSTs for an answer that goes on. Resolves with its first line; each later one goes to `onLine`, and `onEnd` is told when
+   * the daemon has left. Rejects with the daemon's own words. The caller ends it with `close`.
+   */
+  follow(
+    path: string,
+    body: unknown,
+    onLine: (line: unknown) => void,
+    onEnd: () => void,
+  ): Promise<{ first: unknown; close(): void }> {
+    const text = JSON.stringify(body);
+    const headers = { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) };
+    return new Promise((resolve, reject) => {
+      const request = http.request(
+        { socketPath: this.#socket, method: 'POST', path, headers, agent: false },
+        (response) => {
+          let pending = '';
+          let started = false;
+          const hear = (line: string): void => {
+            const json = parse(line);
+            if (json === undefined) reject(this.#stranger());
+            else if (response.statusCode! >= 300)
+              reject(refusal(json, `POST ${path}: HTTP status ${response.statusCode}`));
+            else if (started) onLine(json);
+            else {
+              started = true;
+              resolve({ first: json, close: () => request.destroy() });
+            }
+          };
+          response.setEncoding('utf8').on('data', (part: string) => {
+            const lines = `${pending}${part}`.split('\n');
+            pending = lines.pop()!;
+            for (const line of lines) hear(line);
+          });
+          // Also after an error, such as the end of the daemon.
+          response.on('error', () => {});
+          response.on('close', () => {
+            reject(this.#stranger());
+            if (started) onEnd();
+          });
+        },
+      );
+      request.on('error', (error: NodeJS.ErrnoException) => reject(this.#explain(error)));
+      request.end(text);
+    });
+  }
+
+  #stranger(): Error {
+    return new Error(`what answers at the control socket ${this.#socket} is no ringswitch daemon`);
+  }
+
   /** Resolves with the JSON of a 2xx answer (null when it has none). Rejects with the daemon's own words otherwise. */
   #ask(method: string, path: string, body?: unknown): Promise<unknown> {
     const text = body === undefined ? undefined : JSON.stringify(body);
@@ -44,15 +95,10 @@ export class ControlClient {
           response.on('error', (error) => reject(this.#explain(error)));
           response.on('end', () => {
             const answer = Buffer.concat(parts).toString();
-            let json: { error?: { message?: string } } | null;
-            try {
-              json = answer === '' ? null : JSON.parse(answer);
-            } catch {
-              reject(new Error(`what answers at the control socket ${this.#socket} is no ringswitch daemon`));
-              return;
-            }
-            if (response.statusCode! < 300) resolve(json);
-            else reject(new Error(json?.error?.message ?? `${method} ${path}: HTTP status ${response.statusCode}`));
+            const json = answer === '' ? null : parse(answer);
+            if (json === undefined) reject(this.#stranger());
+            else if (response.statusCode! < 300) resolve(json);
+            else reject(refusal(json, `${method} ${path}: HTTP status ${response.statusCode}`));
           });
         },
       );
@@ -71,4 +117,17 @@ export class ControlClient {
       return new Error(`no permission for ${at}: it is its owner’s; run as root`);
     return new Error(`${at}: ${error.message}`);
   }
+}
+
+/** undefined for what is no JSON. */
+function parse(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+function refusal(answer: unknown, otherwise: string): Error {
+  return new Error((answer as { error?: { message?: string } } | null)?.error?.message ?? otherwise);
 }

@@ -4,6 +4,8 @@ import path from 'node:path';
 import { z } from 'zod';
 import type { Log } from '../fuse/log.ts';
 import { makeDirectory } from '../fuse/make-directory.ts';
+import { MAX_FRAME_BYTES } from '../memory/frame-batch.ts';
+import { BPF_MAXINSNS } from '../packet/bpf.ts';
 import {
   agingSeconds,
   cardDescriptors,
@@ -18,7 +20,8 @@ import {
   vhostUserQueues,
   withoutIommuFlag,
 } from './config.ts';
-import { type Control, ControlError } from './control.ts';
+import { CAPTURE_DIRECTIONS, type Control, ControlError, LiveAnswer } from './control.ts';
+import { impairmentNumbers } from './impairment-schema.ts';
 import { freeSocketPath, makePrivately } from './socket-file.ts';
 
 const MAX_BODY_BYTES = 65_536;
@@ -57,11 +60,40 @@ const cardBody = body({
   mtu: cardMtu,
   withoutIommu: withoutIommuFlag,
 });
-const portBody = body({ link: z.enum(['up', 'down'], 'expected "up" or "down"').optional() });
+const portBody = body({
+  link: z.enum(['up', 'down'], 'expected "up" or "down"').optional(),
+  impairment: impairmentNumbers.optional(),
+});
 const levelBody = body({ level: logLevel });
 const agingBody = body({ aging: agingSeconds });
 const PID = 'expected the id of a process';
 const FD = 'expected the number of a descriptor';
+/** A ring must hold two of the longest frames. */
+const MIN_RING_BYTES = 2 ** 18;
+const MAX_RING_BYTES = 2 ** 30;
+const DEFAULT_RING_BYTES = 2 ** 24;
+/** What tcpdump takes at the most (MAXIMUM_SNAPLEN of libpcap). */
+const MAX_SNAPLEN = 2 ** 18;
+const SNAPLEN = `expected a number of bytes from 1 to ${MAX_SNAPLEN}`;
+const RING_BYTES = `expected a power of two from ${MIN_RING_BYTES} to ${MAX_RING_BYTES}`;
+const FILTER = `expected a list of 1 to ${BPF_MAXINSNS} instructions of classic BPF, each [code, jt, jf, k]`;
+const word = z.int(FILTER).min(0, FILTER).max(0xffff_ffff, FILTER);
+const captureBody = body({
+  snaplen: z.int(SNAPLEN).min(1, SNAPLEN).max(MAX_SNAPLEN, SNAPLEN).default(MAX_FRAME_BYTES),
+  direction: z.enum(CAPTURE_DIRECTIONS, 'expected "in", "out" or "both"').default('both'),
+  ringBytes: z
+    .int(RING_BYTES)
+    .min(MIN_RING_BYTES, RING_BYTES)
+    .max(MAX_RING_BYTES, RING_BYTES)
+    .refine((bytes) => Number.isInteger(Math.log2(bytes)), RING_BYTES)
+    .default(DEFAULT_RING_BYTES),
+  filter: z
+    .array(z.tuple([word, word, word, word], FILTER), FILTER)
+    .min(1, FILTER)
+    .max(BPF_MAXINSNS, FILTER)
+    .nullable()
+    .default(null),
+});
 const listenerBody = body({ pid: z.int(PID).min(1, PID), fd: z.int(FD).min(0, FD) });
 
 /** A body that refuses what it does not know, and says what it knows. */
@@ -116,6 +148,12 @@ function routes(control: Control): Route[] {
       pattern: '/v1/ports/NAME/nic',
       methods: { GET: (_, name) => control.cardStatistics(name) },
     },
+    {
+      pattern: '/v1/ports/NAME/captures',
+      methods: { POST: (body, name) => control.capture(name, check(captureBody, body ?? {})) },
+    },
+    { pattern: '/v1/captures', methods: { GET: () => control.captures() } },
+    { pattern: '/v1/captures/NAME', methods: { DELETE: (_, id) => control.stopCapture(id) } },
     {
       pattern: '/v1/fdb',
       methods: { GET: () => control.fdb(), PUT: (body) => control.setAging(check(agingBody, body).aging) },
@@ -191,11 +229,25 @@ export class ControlServer {
       }
       const body = await readBody(request);
       const result = await handler(body, name);
-      if (result === undefined) response.writeHead(204).end();
+      if (result instanceof LiveAnswer) this.#follow(response, result);
+      else if (result === undefined) response.writeHead(204).end();
       else answer(response, request.method === 'POST' ? 201 : 200, result);
     } catch (error) {
       this.#refuse(request, response, error as Error);
     }
+  }
+
+  /** The client ends it: until it has, what the first line speaks of stays. */
+  #follow(response: http.ServerResponse, { first, last, close }: LiveAnswer): void {
+    if (response.destroyed) {
+      close();
+      return;
+    }
+    response.on('close', close);
+    response.writeHead(201, { 'content-type': 'application/x-ndjson' }).write(`${JSON.stringify(first)}\n`);
+    void last.then((line) => {
+      if (!response.destroyed) response.write(`${JSON.stringify(line)}\n`);
+    });
   }
 
   #find(pathname: string): { route: Route; name: string } {

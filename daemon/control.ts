@@ -3,6 +3,9 @@
  * JSON (docs/control-api.md), and the command line shows its rows. Rows are plain values, ready for `JSON.stringify`.
  */
 
+import type { Impairment } from '../switch/impairment.ts';
+import type { ImpairmentRequests } from './impairment-options.ts';
+
 /** Where a daemon listens unless its configuration says otherwise. */
 export const DEFAULT_SOCKET = '/run/ringswitch/control.sock';
 
@@ -57,6 +60,8 @@ export interface PortStatus {
   vhostUser: { path: string; mode: VhostUserMode; connected: boolean } | null;
   /** The card behind the port; null for others. */
   nic: { device: string; speedMbps: number } | null;
+  /** What is done to frames that the port gets, and that it sends; null where nothing is. */
+  impairment: { to: Impairment | null; from: Impairment | null };
   persistent: boolean;
   clients: { pid: number; command: string }[];
   /** Six octets in colon-hexadecimal notation. */
@@ -126,6 +131,72 @@ export interface LaneRow {
   arena: string;
 }
 
+/** Which frames a capture sees: those from the port into the switch, those from the switch to the port, or both. */
+export const CAPTURE_DIRECTIONS = ['in', 'out', 'both'] as const;
+export type CaptureDirection = (typeof CAPTURE_DIRECTIONS)[number];
+
+/** A capture, as it is asked for. */
+export interface CaptureOptions {
+  /** Bytes of a frame that are kept at the most. */
+  snaplen: number;
+  direction: CaptureDirection;
+  /** Of the ring that each lane fills: a power of two. */
+  ringBytes: number;
+  /** A program of classic BPF (packet/bpf.ts); every frame without. */
+  filter: [code: number, jt: number, jf: number, k: number][] | null;
+}
+
+/** What a capturing process needs: descriptors of the daemon that it duplicates (pidfd_getfd(2)), and what lies there. */
+export interface CaptureStart {
+  id: number;
+  port: string;
+  /** The process that has the descriptors. */
+  pid: number;
+  /** A memfd of `lanes` parts (memory/capture-ring.ts), and the eventfd that is signalled for a reader that sleeps. */
+  memoryFd: number;
+  wakeFd: number;
+  lanes: number;
+  ringBytes: number;
+}
+
+/** Why a capture ended. */
+export interface CaptureEnd {
+  end: 'stopped' | 'port-removed';
+}
+
+/** One capture that runs. */
+export interface CaptureRow {
+  id: number;
+  port: string;
+  direction: CaptureDirection;
+  snaplen: number;
+  filtered: boolean;
+  /** Frames that passed; of these those that the filter took; of these those that found the ring full. */
+  seen: number;
+  accepted: number;
+  dropped: number;
+}
+
+/** An answer that goes on until the client leaves: one line of JSON now, another one when `last` resolves. */
+export class LiveAnswer {
+  readonly first: object;
+  readonly last: Promise<object>;
+  /** To be called once, when the client has left. */
+  readonly close: () => void;
+
+  constructor(first: object, last: Promise<object>, close: () => void) {
+    this.first = first;
+    this.last = last;
+    this.close = close;
+  }
+}
+
+/** What of a port shall change. */
+export interface PortChange {
+  link?: 'up' | 'down';
+  impairment?: ImpairmentRequests;
+}
+
 /** The daemon as a whole. */
 export interface Status {
   version: string;
@@ -154,7 +225,12 @@ export interface Control {
   /** What a card has counted itself, by the names of nic/driver/statistics.ts. */
   cardStatistics(name: string): Record<string, number>;
   removePort(name: string): Promise<void>;
-  setPort(name: string, change: { link?: 'up' | 'down' }): Promise<PortStatus>;
+  setPort(name: string, change: PortChange): Promise<PortStatus>;
+  /** Captures the frames of a port: a CaptureStart, and in the end a CaptureEnd, until the client leaves. */
+  capture(port: string, options: CaptureOptions): Promise<LiveAnswer>;
+  captures(): CaptureRow[];
+  /** Ends a capture; whoever asked for it hears so. */
+  stopCapture(id: string): Promise<void>;
   setLogLevel(level: string): void;
   setAging(seconds: number): Promise<void>;
   /** Takes over the seccomp listener that process `pid` holds as descriptor `fd` (`ringswitch exec`). */

@@ -20,15 +20,20 @@ import { TunInterfaces } from '../fuse/tun-interfaces.ts';
 import { type Identify, VhostNetDevice } from '../fuse/vhost-net-clone.ts';
 import { close, O_CREAT, O_RDWR, open, tryLock } from '../linux/file.ts';
 import packageJson from '../package.json' with { type: 'json' };
+import { Captures } from './captures.ts';
 import { CardPorts } from './card-ports.ts';
 import type { Config } from './config.ts';
 import {
+  type CaptureOptions,
+  type CaptureRow,
   type CardOptions,
   type Control,
   ControlError,
   type FdbRow,
   type LaneRow,
+  type LiveAnswer,
   type MemoryRow,
+  type PortChange,
   type PortStatus,
   type RingRow,
   type Status,
@@ -52,6 +57,7 @@ export class Daemon implements Control {
   readonly #ports: SwitchPorts;
   readonly #vhostUser: VhostUserPorts;
   readonly #cards: CardPorts;
+  readonly #captures: Captures;
   readonly #interfaces: TunInterfaces;
   readonly #tun: TunDevice;
   readonly #tree: DeviceTree;
@@ -103,9 +109,10 @@ export class Daemon implements Control {
       placement: lane.placement,
     });
     this.#lanes.on('died', (error) => this.#fatal(new Error(`a lane failed: ${error.stack}`)));
-    this.#ports = new SwitchPorts(this.#lanes, log);
+    this.#ports = new SwitchPorts(this.#lanes, log, config.impairment);
     this.#vhostUser = new VhostUserPorts(this.#ports, mount, log);
     this.#cards = new CardPorts(this.#ports, log);
+    this.#captures = new Captures(this.#ports, log);
     this.#interfaces = new TunInterfaces(this.#ports, randomBytes);
     this.#tun = new TunDevice(this.#interfaces, log, (kh) => this.#connection.notifyPoll(kh));
     const identify: Identify = (pid, fd) => this.#tree.identify(pid, fd);
@@ -212,9 +219,22 @@ export class Daemon implements Control {
     await this.#ports.removeTap(name);
   }
 
-  async setPort(name: string, { link }: { link?: 'up' | 'down' }): Promise<PortStatus> {
+  async setPort(name: string, { link, impairment }: PortChange): Promise<PortStatus> {
     if (link !== undefined) await this.#ports.setLink(name, link === 'up');
+    if (impairment !== undefined) await this.#ports.setImpairment(name, impairment);
     return this.#withInterface(this.#ports.status(name));
+  }
+
+  async capture(port: string, options: CaptureOptions): Promise<LiveAnswer> {
+    return await this.#captures.start(port, options);
+  }
+
+  captures(): CaptureRow[] {
+    return this.#captures.list();
+  }
+
+  async stopCapture(id: string): Promise<void> {
+    await this.#captures.stop(id);
   }
 
   setLogLevel(level: string): void {

@@ -17,10 +17,13 @@ export type LaneWorkerData = LaneClientOptions & {
   pending: Int32Array<SharedArrayBuffer>;
 };
 
+const NS_PER_MS = 1e6;
 const port = parentPort!;
 const { pending, cpu, ...options } = workerData as LaneWorkerData;
 if (cpu !== undefined) stayOn(cpu);
-const lane = new Lane({ ...options, now: () => performance.now() }, (event) => port.postMessage(event));
+/** What performance.now() began to count from, by the clock that all threads have in common (CLOCK_MONOTONIC), in ms. */
+const origin = Number(process.hrtime.bigint()) / NS_PER_MS - performance.now();
+const lane = new Lane({ ...options, now: () => origin + performance.now() }, (event) => port.postMessage(event));
 
 /** Throws what the operator is to read. */
 function stayOn(cpu: number): void {

@@ -3,10 +3,12 @@
  *
  * What runs the switch is imported only by the command that does: a client answers in a fraction of the time.
  */
-import { resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { Argument, Command, InvalidArgumentError, Option } from 'commander';
 import packageJson from '../package.json' with { type: 'json' };
+import type { CaptureCommandOptions } from './capture-command.ts';
 import {
+  CAPTURE_DIRECTIONS,
   DEFAULT_SOCKET,
   type FdbRow,
   type LaneRow,
@@ -18,6 +20,7 @@ import {
 } from './control.ts';
 import { ControlClient } from './control-client.ts';
 import type { ModelOptions } from './model.ts';
+import { addPortSetOptions, type PortSetOptions, portSetBody } from './port-command.ts';
 import { formatFdb, formatLanes, formatMemory, formatPorts, formatRings, formatStatus } from './show.ts';
 
 // bin/ringswitch set it for this process, not for the commands that it may become (exec).
@@ -182,18 +185,55 @@ port
   .action(async (name: string, options: { socket?: string }) => {
     await client(options).delete(`/v1/ports/${encodeURIComponent(name)}`);
   });
-port
-  .command('set')
-  .description('change a port')
-  .argument('<name>')
+addPortSetOptions(
+  port
+    .command('set')
+    .description('change a port: its link, or how its wire is impaired; what is not given of an impairment is not done')
+    .argument('<name>')
+    .addOption(socketOption()),
+).action(async (name: string, { socket, ...options }: { socket?: string } & PortSetOptions) => {
+  let body: object;
+  try {
+    body = portSetBody(options);
+  } catch (error) {
+    return program.error(`error: ${(error as Error).message}`);
+  }
+  await client({ socket }).patch(`/v1/ports/${encodeURIComponent(name)}`, body);
+});
+
+/** A number from 1 on. */
+const positive =
+  (what: string) =>
+  (text: string): number => {
+    if (!(Number(text) > 0) || !Number.isFinite(Number(text))) {
+      throw new InvalidArgumentError(`It is a number of ${what}, more than 0.`);
+    }
+    return Number(text);
+  };
+
+program
+  .command('capture')
+  .description('write the frames that pass a port as pcapng: to a file, or live to a reader (| tshark -i -)')
+  .argument('<port>')
   .addOption(socketOption())
+  .option('-w, --write <file>', 'file, or - for standard output (the default when that is no terminal)')
+  .option('--filter <expression>', 'which frames, in the language of tcpdump: pcap-filter(7)')
+  .option('--snaplen <bytes>', 'bytes of each frame that are kept (default: 0, all)', numberOf('bytes'))
   .addOption(
-    new Option('--link <state>', 'frames from and for a port that is down are dropped')
-      .choices(['up', 'down'])
-      .makeOptionMandatory(),
+    new Option('--direction <direction>', 'in: from the port into the switch; out: from the switch to the port')
+      .choices(CAPTURE_DIRECTIONS)
+      .default('both'),
   )
-  .action(async (name: string, options: { socket?: string; link: string }) => {
-    await client(options).patch(`/v1/ports/${encodeURIComponent(name)}`, { link: options.link });
+  .option('-c, --count <frames>', 'end after so many frames', positive('frames'))
+  .option('--duration <seconds>', 'end after this time', positive('seconds'))
+  .option(
+    '--buffer <MiB>',
+    'of the ring that each lane fills, rounded up to a power of two (default: 16)',
+    positive('MiB'),
+  )
+  .action(async (port: string, { socket, ...options }: Omit<CaptureCommandOptions, 'port'>) => {
+    const { runCapture } = await import('./capture-command.ts');
+    await runCapture({ ...options, socket: socketOf({ socket }), port });
   });
 
 program
@@ -257,6 +297,31 @@ nic
     const { unbindNic } = await import('./nic-command.ts');
     print(unbindNic(address));
   });
+
+program
+  .command('sockets')
+  .description('the connections of all TCP/IP stacks on this machine, as ss -ti shows those of the kernel')
+  .addOption(socketOption())
+  .option('--directory <path>', "where stacks tell of themselves (default: stacks, beside the daemon's control socket)")
+  .option('--limit <connections>', 'of each stack (default: 1000)', numberOf('connections'))
+  .option('--json', 'for programs')
+  .action(
+    async ({
+      socket,
+      directory,
+      limit = 1000,
+      json,
+    }: {
+      socket?: string;
+      directory?: string;
+      limit?: number;
+      json?: boolean;
+    }) => {
+      const { formatStacks, listStacks } = await import('./sockets-command.ts');
+      const stacks = await listStacks(directory ?? join(dirname(socketOf({ socket })), 'stacks'), limit);
+      print(json ? JSON.stringify(stacks, null, 2) : formatStacks(stacks));
+    },
+  );
 
 async function show(
   what: (typeof SHOWN)[number] | undefined,

@@ -1,9 +1,11 @@
 /** What `ringswitch show` prints for people: tables of the control API's rows. */
 import type { FdbRow, LaneRow, MemoryRow, PortStatus, RingRow, Status } from './control.ts';
+import { formatImpairments } from './impairment-options.ts';
 import { printable } from './printable.ts';
 
 const BINARY_UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
 const DROP = /^[rt]x_drop_/;
+const IMPAIRED = /^[rt]x_impaired_/;
 /** A place in a packed ring: 15 bits of index, then the wrap counter (virtio 1.2 §2.8.14). */
 const PACKED_INDEX_MASK = 0x7fff;
 const PACKED_WRAP_SHIFT = 15;
@@ -85,6 +87,12 @@ function portNotes(port: PortStatus): string[] {
   const notes: string[] = [];
   const dropped = drops(port).map(([name, n]) => `${n} ${name}`);
   if (dropped.length > 0) notes.push(printable(`${port.name}: dropped ${dropped.join(', ')}`));
+  for (const line of formatImpairments(port.impairment)) notes.push(printable(`${port.name}: ${line}`));
+  const impaired = Object.entries(port.counters).filter(([name, n]) => IMPAIRED.test(name) && n > 0);
+  if (impaired.length > 0) {
+    const counts = impaired.map(([name, n]) => `${n} ${name}`).join(', ');
+    notes.push(printable(`${port.name}: on impaired wires ${counts}`));
+  }
   if (port.vhostUser && !port.vhostUser.connected) {
     const { path, mode } = port.vhostUser;
     const what = mode === 'server' ? 'waits for a peer on' : 'tries to connect to';

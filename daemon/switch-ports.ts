@@ -5,6 +5,7 @@
  * port (vhost-user-ports.ts).
  */
 
+import { randomInt } from 'node:crypto';
 import type { Log } from '../fuse/log.ts';
 import type { PortFactory, PortHandle, PortQueueHandle } from '../fuse/tun-interfaces.ts';
 import { drainEventfd, eventfd } from '../linux/eventfd.ts';
@@ -19,12 +20,15 @@ import { SharedBuffer } from '../memory/shared-buffer.ts';
 import type { CardQueueDescription } from '../switch/card-queue.ts';
 import { newCounters, type PortCounters, readCounters } from '../switch/counters.ts';
 import { INBOX_BYTES, OUTBOX_BYTES } from '../switch/guest-queue.ts';
+import { IMPAIRED_DIRECTIONS } from '../switch/impairment.ts';
 import type { LaneEvent } from '../switch/lane.ts';
 import { MAX_PORT } from '../switch/learning-table.ts';
+import { newWireMemory } from '../switch/wire-time.ts';
 import { RING_PARTS } from '../vhost/ring-layout.ts';
 import type { MemoryTable } from '../vhost/vhost-device.ts';
 import type { RingDescription } from '../vhost/virtqueue.ts';
 import { ControlError, type PortStatus, type VhostUserMode } from './control.ts';
+import { formatImpairment, type ImpairmentRequests, MAX_SEED } from './impairment-options.ts';
 import type { LaneClient } from './lane-client.ts';
 import type { Lanes } from './lanes.ts';
 import { openKernelVhostNet, openTap } from './tap.ts';
@@ -79,6 +83,7 @@ interface Port {
   counters: PortCounters[];
   linkUp: boolean;
   carrierUp: boolean;
+  impairment: PortStatus['impairment'];
   offloads: number;
   persistent: boolean;
   queues: Map<number, GuestPortQueue>;
@@ -98,13 +103,18 @@ interface Port {
 export class SwitchPorts implements PortFactory {
   readonly #lanes: Lanes;
   readonly #log: Log;
+  /** By name of port: what a port of that name has from its beginning. */
+  readonly #impairments: Record<string, ImpairmentRequests>;
   readonly #ports = new Map<string, Port>();
   readonly #mailFd = eventfd();
   readonly #mail: Watch;
+  /** Told of a port that has left its lanes. */
+  onRemoved: (id: number) => void = () => {};
 
-  constructor(lanes: Lanes, log: Log) {
+  constructor(lanes: Lanes, log: Log, impairments: Record<string, ImpairmentRequests> = {}) {
     this.#lanes = lanes;
     this.#log = log;
+    this.#impairments = impairments;
     this.#mail = watchReadable(this.#mailFd, () => {
       drainEventfd(this.#mailFd);
       for (const port of this.#ports.values()) for (const queue of port.queues.values()) queue.onMail();
@@ -149,6 +159,7 @@ export class SwitchPorts implements PortFactory {
         await lane.call('addCardPort', id, name, port.counters[n]!, offloads, share, { elsewhere, isFirst: n === 0 });
         added.push(lane);
       }
+      await this.#impairFirst(port);
     } catch (error) {
       for (const lane of added) await lane.call('removePort', id);
       this.#forget(port);
@@ -177,6 +188,7 @@ export class SwitchPorts implements PortFactory {
   async #createGuestPort(port: Port): Promise<PortHandle> {
     const { lane, name } = port;
     await lane.call('addGuestPort', port.id, name, port.counters[0]!);
+    await this.#impairFirst(port);
     this.#log.info(`${name}: port ${port.id} made`, { port: name });
     return {
       addQueue: async (index, pid) => {
@@ -232,6 +244,7 @@ export class SwitchPorts implements PortFactory {
       close(port.tapFd);
       throw error;
     }
+    await this.#impairFirst(port);
     const how = port.vhostFd >= 0 ? "the kernel's vhost-net" : 'read and write';
     this.#log.info(`${name}: port ${port.id} made for a Linux tap, over ${how}`, { port: name });
     return this.#status(port);
@@ -275,6 +288,50 @@ export class SwitchPorts implements PortFactory {
     return this.#status(port);
   }
 
+  /** Begins, changes or ends the impairment of a port. ControlError when there is none, or no memory for it. */
+  async setImpairment(name: string, requests: ImpairmentRequests): Promise<PortStatus> {
+    const port = this.#get(name);
+    await this.#impair(port, requests);
+    return this.#status(port);
+  }
+
+  /** As the configuration has it; a port whose impairment fails goes on without. */
+  async #impairFirst(port: Port): Promise<void> {
+    const { name } = port;
+    const requests = Object.hasOwn(this.#impairments, name) ? this.#impairments[name] : undefined;
+    if (!requests) return;
+    await this.#impair(port, requests).catch(({ message }) => this.#log.error(message, { port: name }));
+  }
+
+  async #impair(port: Port, requests: ImpairmentRequests): Promise<void> {
+    const { name, id, lanes } = port;
+    const drawn = randomInt(MAX_SEED + 1);
+    for (const [stream, direction] of IMPAIRED_DIRECTIONS.entries()) {
+      const request = requests[direction];
+      if (request === undefined) continue;
+      const impairment = request && { ...request, seed: request.seed ?? drawn };
+      const wire = newWireMemory();
+      try {
+        for (const [n, lane] of lanes.entries()) {
+          const own = stream + n * IMPAIRED_DIRECTIONS.length;
+          await lane.call('setImpairment', id, { [direction]: impairment && { impairment, stream: own, wire } });
+        }
+      } catch (error) {
+        throw new ControlError(400, 'EIO', `${name} cannot be impaired: ${(error as Error).message}`);
+      }
+      port.impairment[direction] = impairment;
+      const what = impairment ? `impaired: ${formatImpairment(impairment)}` : 'not impaired any more';
+      this.#log.info(`${name}: frames ${direction} the port are ${what}`, { port: name });
+    }
+  }
+
+  /** Where a port is. ControlError when there is none, or no longer. */
+  placeOf(name: string): { id: number; lanes: readonly LaneClient[] } {
+    const { id, lanes, removed } = this.#get(name);
+    if (removed) throw new ControlError(404, 'ENODEV', `port ${name} is being removed`);
+    return { id, lanes };
+  }
+
   status(name: string): PortStatus {
     return this.#status(this.#get(name));
   }
@@ -314,6 +371,7 @@ export class SwitchPorts implements PortFactory {
       counters: lanes.map(() => newCounters()),
       linkUp: true,
       carrierUp: true,
+      impairment: { to: null, from: null },
       offloads: 0,
       persistent: false,
       queues: new Map(),
@@ -357,6 +415,7 @@ export class SwitchPorts implements PortFactory {
       for (const lane of port.lanes) await lane.call('removePort', port.id);
       await this.#lanes.callAll('forgetPort', [port.id], port.lanes);
     }
+    this.onRemoved(port.id);
     this.#forget(port);
     if (port.vhostFd >= 0) close(port.vhostFd);
     if (port.tapFd >= 0) close(port.tapFd);
@@ -404,6 +463,7 @@ export class SwitchPorts implements PortFactory {
       path,
       vhostUser: port.vhostUser ? (vhostUser as PortStatus['vhostUser']) : null,
       nic: card ? { device: card.device, speedMbps: card.speedMbps } : null,
+      impairment: { ...port.impairment },
       persistent: port.persistent,
       clients: [...pids].map((pid) => ({ pid, command: commandName(pid) })),
       mac: null,

@@ -23,6 +23,15 @@ export function libcFunction(prototype: string): CFunction {
   return libc.func(prototype) as unknown as CFunction;
 }
 
+/**
+ * The same for another shared library, such as `libpcap.so.0.8`, which is loaded now. Throws what dlopen(3) says when this
+ * machine has none of that name.
+ */
+export function libraryFunctions(name: string): (prototype: string) => CFunction {
+  const library = koffi.load(name);
+  return (prototype) => library.func(prototype) as unknown as CFunction;
+}
+
 /** Names a struct for use in prototypes; members by name, in koffi's type names. Buffers inside live through a call. */
 export function structure(name: string, members: Record<string, string>): void {
   koffi.struct(name, members);

@@ -13,6 +13,7 @@ export const MAP_NORESERVE = 0x4000;
 export const MADV_DONTNEED = 4;
 export const MADV_NOHUGEPAGE = 15;
 export const MFD_CLOEXEC = 0x1;
+const MFD_ALLOW_SEALING = 0x2;
 const MFD_HUGETLB = 0x4;
 const MFD_HUGE_2MB = 21 << 26;
 const F_ADD_SEALS = 1033;
@@ -74,7 +75,17 @@ export function sealAgainstShrinking(fd: number): boolean {
 
 /** memfd_create(2), close-on-exec, grown to `size` bytes; of hugepages of 2 MiB where asked for. */
 export function memfd(name: string, size: number, hugepages = false): number {
-  const flags = hugepages ? MFD_CLOEXEC | MFD_HUGETLB | MFD_HUGE_2MB : MFD_CLOEXEC;
+  return makeMemfd(name, size, hugepages ? MFD_CLOEXEC | MFD_HUGETLB | MFD_HUGE_2MB : MFD_CLOEXEC);
+}
+
+/** {@link memfd} that nobody can shrink any more, so that whoever maps it need not fear SIGBUS. */
+export function sealedMemfd(name: string, size: number): number {
+  const fd = makeMemfd(name, size, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  sealAgainstShrinking(fd);
+  return fd;
+}
+
+function makeMemfd(name: string, size: number, flags: number): number {
   const fd = check(c.memfd_create(name, flags), 'memfd_create', { name });
   if (c.ftruncate(fd, size) === 0) return fd;
   const errno = lastErrno();

@@ -1,4 +1,4 @@
-/** poll(2): `<poll.h>`. */
+/** poll(2) and ppoll(2): `<poll.h>`. */
 import { EINTR } from './errno.ts';
 import { type Address, addressOf, lastErrno, libcFunction, SystemError } from './libc.ts';
 
@@ -14,13 +14,24 @@ const POLLFD_BYTES = 8;
 const EVENTS_OFFSET = 4;
 const REVENTS_OFFSET = 6;
 
-const c = { poll: libcFunction('int poll(uintptr_t fds, ulong nfds, int timeout)') };
+/** struct timespec: time_t tv_sec; long tv_nsec. */
+const TIMESPEC_BYTES = 16;
+const TV_NSEC_OFFSET = 8;
+const NS_PER_MS = 1e6;
+const MS_PER_SECOND = 1000;
+
+const c = {
+  poll: libcFunction('int poll(uintptr_t fds, ulong nfds, int timeout)'),
+  ppoll: libcFunction('int ppoll(uintptr_t fds, ulong nfds, uintptr_t timeout, uintptr_t sigmask)'),
+};
 
 /** A set of descriptors that one thread sleeps on. Rebuilt with {@link clear} and {@link add}; sleeping allocates nothing. */
 export class PollSet {
   #bytes = new DataView(new ArrayBuffer(64 * POLLFD_BYTES));
   #address: Address = addressOf(this.#bytes);
   #count = 0;
+  readonly #timeout = new DataView(new ArrayBuffer(TIMESPEC_BYTES));
+  readonly #timeoutAddress: Address = addressOf(this.#timeout);
 
   get size(): number {
     return this.#count;
@@ -45,13 +56,21 @@ export class PollSet {
     return this.#count++;
   }
 
-  /** Sleeps until something happens or the time (in ms, -1 for ever) is over: how many descriptors answered. */
+  /** Sleeps until something happens or the time (in whole ms, -1 for ever) is over: how many descriptors answered. */
   wait(timeoutMs: number): number {
-    const result = c.poll(this.#address, this.#count, timeoutMs);
-    if (result >= 0) return result;
-    const errno = lastErrno();
-    if (errno === EINTR) return 0;
-    throw new SystemError('poll', errno, { count: this.#count, timeoutMs });
+    return answered('poll', c.poll(this.#address, this.#count, timeoutMs), this.#count, timeoutMs);
+  }
+
+  /** {@link wait} for a time of which the fractions of a ms count too; 0 or more. */
+  waitPrecisely(timeoutMs: number): number {
+    const seconds = Math.floor(timeoutMs / MS_PER_SECOND);
+    this.#timeout.setBigInt64(0, BigInt(seconds), true);
+    this.#timeout.setBigInt64(
+      TV_NSEC_OFFSET,
+      BigInt(Math.floor((timeoutMs - seconds * MS_PER_SECOND) * NS_PER_MS)),
+      true,
+    );
+    return answered('ppoll', c.ppoll(this.#address, this.#count, this.#timeoutAddress, 0), this.#count, timeoutMs);
   }
 
   /** The descriptor at `index`. */
@@ -63,4 +82,11 @@ export class PollSet {
   revents(index: number): number {
     return this.#bytes.getInt16(index * POLLFD_BYTES + REVENTS_OFFSET, true);
   }
+}
+
+function answered(call: string, result: number, count: number, timeoutMs: number): number {
+  if (result >= 0) return result;
+  const errno = lastErrno();
+  if (errno === EINTR) return 0;
+  throw new SystemError(call, errno, { count, timeoutMs });
 }

@@ -4,6 +4,9 @@ import koffi from 'koffi';
 /** A running watch; keep it, or it is collected and the loop hears nothing more. */
 export interface Watch {
   close(): void;
+  /** Lets the process end though the watch runs; {@link ref} takes that back. */
+  unref(): void;
+  ref(): void;
 }
 
 /** Calls `onReadable` whenever `fd` has something to read (level-triggered). */

@@ -24,7 +24,22 @@ export const TX_DROP_RING_BROKEN = 10;
 export const TX_DROP_LINK_DOWN = 11;
 /** For the port, and the system call to hand it over failed. */
 export const TX_DROP_ERROR = 12;
-const COUNTERS = 13;
+/** Received, and lost on the impaired wire from the port, as was asked for. */
+export const RX_DROP_IMPAIRED = 13;
+/** Received, and the impaired wire from the port held as many frames as it may. */
+export const RX_DROP_IMPAIRED_QUEUE = 14;
+/** For the port, and lost on the impaired wire to it, as was asked for. */
+export const TX_DROP_IMPAIRED = 15;
+/** For the port, and the impaired wire to it held as many frames as it may. */
+export const TX_DROP_IMPAIRED_QUEUE = 16;
+/** What else the impaired wires did to frames, as was asked for: given twice, with a bit flipped, without delay. */
+export const RX_IMPAIRED_DUPLICATED = 17;
+export const RX_IMPAIRED_CORRUPTED = 18;
+export const RX_IMPAIRED_REORDERED = 19;
+export const TX_IMPAIRED_DUPLICATED = 20;
+export const TX_IMPAIRED_CORRUPTED = 21;
+export const TX_IMPAIRED_REORDERED = 22;
+const COUNTERS = 23;
 
 const NAMES: Record<string, number> = {
   rx_frames: RX_FRAMES,
@@ -35,11 +50,21 @@ const NAMES: Record<string, number> = {
   rx_drop_bad_offload: RX_DROP_BAD_OFFLOAD,
   rx_drop_own_port: RX_DROP_OWN_PORT,
   rx_drop_link_down: RX_DROP_LINK_DOWN,
+  rx_drop_impaired: RX_DROP_IMPAIRED,
+  rx_drop_impaired_queue: RX_DROP_IMPAIRED_QUEUE,
   tx_drop_no_buffers: TX_DROP_NO_BUFFERS,
   tx_drop_too_big: TX_DROP_TOO_BIG,
   tx_drop_ring_broken: TX_DROP_RING_BROKEN,
   tx_drop_link_down: TX_DROP_LINK_DOWN,
   tx_drop_error: TX_DROP_ERROR,
+  tx_drop_impaired: TX_DROP_IMPAIRED,
+  tx_drop_impaired_queue: TX_DROP_IMPAIRED_QUEUE,
+  rx_impaired_duplicated: RX_IMPAIRED_DUPLICATED,
+  rx_impaired_corrupted: RX_IMPAIRED_CORRUPTED,
+  rx_impaired_reordered: RX_IMPAIRED_REORDERED,
+  tx_impaired_duplicated: TX_IMPAIRED_DUPLICATED,
+  tx_impaired_corrupted: TX_IMPAIRED_CORRUPTED,
+  tx_impaired_reordered: TX_IMPAIRED_REORDERED,
 };
 
 export type PortCounters = Float64Array<SharedArrayBuffer>;

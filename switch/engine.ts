@@ -38,6 +38,8 @@ import {
   RX_DROP_OWN_PORT,
   RX_FRAMES,
   TX_BYTES,
+  TX_DROP_IMPAIRED,
+  TX_DROP_IMPAIRED_QUEUE,
   TX_DROP_LINK_DOWN,
   TX_DROP_NO_BUFFERS,
   TX_FRAMES,
@@ -170,7 +172,8 @@ export class Engine {
       port.refreshQueues();
       for (const queue of port.queues) {
         if (!queue) continue;
-        this.#sources.push(known.get(queue) ?? newSource(port, queue, null));
+        const tapped = port.tapped(queue);
+        this.#sources.push(known.get(tapped) ?? newSource(port, tapped, null));
       }
     }
     for (const { link, port } of this.#links) this.#sources.push(known.get(link) ?? newSource(port, link, link));
@@ -472,11 +475,19 @@ export class Engine {
     if (!adapter.start(batch, i)) return RX_DROP_BAD_OFFLOAD;
     let sent = false;
     for (let frames = adapter.next(); frames > 0; frames = adapter.next()) {
-      const taken = queue.transmit(adapter.batch, 0, frames);
-      if (taken > 0) this.#countTransmitted(to, queue, adapter.batch, 0, taken);
-      if (taken < frames) {
-        if (!sent && taken === 0) return queue.refusal;
-        count(to.counters, queue.refusal, frames - taken);
+      let next = 0;
+      while (next < frames) {
+        const taken = queue.transmit(adapter.batch, next, frames);
+        if (taken > 0) this.#countTransmitted(to, queue, adapter.batch, next, next + taken);
+        next += taken;
+        if (next === frames) break;
+        // An impaired wire loses one segment, and takes the next.
+        const onWire = queue.refusal === TX_DROP_IMPAIRED || queue.refusal === TX_DROP_IMPAIRED_QUEUE;
+        if (!sent && next === 0 && !onWire) return queue.refusal;
+        const lost = onWire ? 1 : frames - next;
+        count(to.counters, queue.refusal, lost);
+        next += lost;
+        sent = true;
       }
       sent = true;
     }

@@ -17,12 +17,15 @@ import { SplitVirtqueue } from '../vhost/split-virtqueue.ts';
 import type { MemoryTable } from '../vhost/vhost-device.ts';
 import { featureNames, hasFeature, VIRTIO_F_RING_PACKED } from '../vhost/virtio.ts';
 import type { RingDescription, Virtqueue } from '../vhost/virtqueue.ts';
+import { Capture, type CaptureDescription, CaptureScratch, PortTap } from './capture.ts';
 import { CardQueue, type CardQueueDescription } from './card-queue.ts';
 import type { PortCounters } from './counters.ts';
 import { Engine } from './engine.ts';
 import { GuestQueue, type Mailbox } from './guest-queue.ts';
+import { ImpairmentScratch } from './impaired-queue.ts';
 import { LaneLink, linkMemoryBytes, linkRingOffset } from './lane-link.ts';
 import { type FdSink, Port } from './port.ts';
+import { type ImpairmentChange, PortImpairment } from './port-impairment.ts';
 import { TapQueue } from './tap-queue.ts';
 import { VhostTapQueue } from './vhost-tap-queue.ts';
 
@@ -131,6 +134,13 @@ export class Lane {
   readonly #load: LaneLoad = { breaths: 0, emptyBreaths: 0, frames: 0, busyNs: 0, sleeps: 0, arena: '' };
   /** Memory table and description of each running ring. */
   readonly #running = new Map<Virtqueue, { table: number; description: RingDescription }>();
+  /** By the number that the daemon gave them. */
+  readonly #captures = new Map<number, { port: number; capture: Capture }>();
+  readonly #taps = new Map<number, PortTap>();
+  #captureScratch: CaptureScratch | null = null;
+  /** By port; none of the others costs anything. */
+  readonly #impairments = new Map<number, PortImpairment>();
+  #impairmentScratch: ImpairmentScratch | null = null;
   #stopped = false;
 
   constructor(options: LaneOptions, emit: (event: LaneEvent) => void) {
@@ -174,7 +184,10 @@ export class Lane {
         load.busyNs += (after - time) * NS_PER_MS;
         time = after;
         idleSince = after;
-        if ((load.breaths & (COMMAND_INTERVAL - 1)) === 0) runCommands();
+        if ((load.breaths & (COMMAND_INTERVAL - 1)) === 0) {
+          runCommands();
+          this.#endImpairments();
+        }
         continue;
       }
       load.emptyBreaths++;
@@ -200,6 +213,7 @@ export class Lane {
 
   #sleep(): void {
     this.#load.sleeps++;
+    this.#endImpairments();
     const engine = this.#engine;
     const poll = this.#poll;
     if (!engine.enableNotification()) {
@@ -207,11 +221,31 @@ export class Lane {
       this.#eventfds.clear();
       this.#sink.addEventfd(this.#options.wakeFd);
       engine.addPollFds(this.#sink);
-      if (poll.wait(engine.holding ? HOLD_POLL_MS : IDLE_POLL_MS) > 0) {
+      const longest = engine.holding ? HOLD_POLL_MS : IDLE_POLL_MS;
+      if ((this.#impairments.size === 0 ? poll.wait(longest) : poll.waitPrecisely(this.#untilDue(longest))) > 0) {
         for (const index of this.#eventfds) if (poll.revents(index) !== 0) drainEventfd(poll.fd(index));
       }
     }
     engine.disableNotification();
+  }
+
+  /** How long it may sleep for frames that are under way on impaired wires, in ms; `longest` at the most. */
+  #untilDue(longest: number): number {
+    const now = this.#options.now();
+    let deadline = now + longest;
+    for (const impairment of this.#impairments.values()) deadline = Math.min(deadline, impairment.nextDeadline(now));
+    return Math.max(0, deadline - now);
+  }
+
+  /** Takes away impairments that have ended, with nothing under way any more. */
+  #endImpairments(): void {
+    for (const [id, impairment] of this.#impairments) {
+      if (!impairment.isIdle) continue;
+      impairment.close();
+      this.#impairments.delete(id);
+      this.#engine.port(id).impairment = null;
+      this.#engine.refreshPorts();
+    }
   }
 
   // ---- commands
@@ -285,6 +319,9 @@ export class Lane {
   }
 
   removePort(id: number): void {
+    for (const [number, { port }] of this.#captures) if (port === id) this.stopCapture(number);
+    this.#impairments.get(id)?.close();
+    this.#impairments.delete(id);
     for (const queue of this.#engine.port(id).queues) {
       if (queue instanceof TapQueue || queue instanceof VhostTapQueue || queue instanceof CardQueue) queue.close();
       else if (queue instanceof GuestQueue) this.#stopRings(queue);
@@ -299,7 +336,9 @@ export class Lane {
 
   /** TUN_F_… offloads that the client of a port takes. */
   setOffloads(id: number, offloads: number): void {
-    this.#engine.port(id).offloads = offloads;
+    const impairment = this.#impairments.get(id);
+    if (impairment) impairment.setOffloads(offloads);
+    else this.#engine.port(id).offloads = offloads;
   }
 
   setLink(id: number, up: boolean): void {
@@ -314,7 +353,9 @@ export class Lane {
   }
 
   removeQueue(id: number, index: number): void {
-    this.#stopRings(this.#guestQueue(id, index));
+    const queue = this.#guestQueue(id, index);
+    this.#impairments.get(id)?.forget(queue);
+    this.#stopRings(queue);
     this.#engine.port(id).queues[index] = undefined;
     this.#engine.refreshPorts();
   }
@@ -388,6 +429,61 @@ export class Lane {
     virtqueue.kick = fds.kick;
     virtqueue.call = fds.call;
     virtqueue.err = fds.err;
+  }
+
+  /** Captures the frames of a port until {@link stopCapture} or its removal. Throws BpfError, SystemError. */
+  startCapture(number: number, id: number, description: CaptureDescription): void {
+    const port = this.#engine.port(id);
+    this.#captureScratch ??= new CaptureScratch(this.#arena);
+    const capture = new Capture(description, this.#arena, this.#captureScratch, this.#options.now);
+    this.#captures.set(number, { port: id, capture });
+    let tap = this.#taps.get(id);
+    if (!tap) {
+      const made = new PortTap();
+      tap = made;
+      this.#taps.set(id, made);
+      port.tap = (queue) => made.before(queue);
+      this.#engine.refreshPorts();
+    }
+    tap.captures.push(capture);
+  }
+
+  /** Ends a capture; nothing happens when it has ended with its port. */
+  stopCapture(number: number): void {
+    const running = this.#captures.get(number);
+    if (!running) return;
+    const { port: id, capture } = running;
+    this.#captures.delete(number);
+    const tap = this.#taps.get(id)!;
+    tap.captures.splice(tap.captures.indexOf(capture), 1);
+    if (tap.captures.length === 0) {
+      this.#taps.delete(id);
+      this.#engine.port(id).tap = null;
+      this.#engine.refreshPorts();
+    }
+    capture.close();
+  }
+
+  /**
+   * Begins, changes or ends the impairment of a port's directions. What is under way in a direction that changes goes on at
+   * once, in order. Throws SystemError when there is no memory.
+   */
+  setImpairment(id: number, change: ImpairmentChange): void {
+    const port = this.#engine.port(id);
+    let impairment = this.#impairments.get(id);
+    if (!impairment) {
+      this.#impairmentScratch ??= new ImpairmentScratch(this.#arena);
+      const made = new PortImpairment(port, this.#impairmentScratch, this.#options.now);
+      impairment = made;
+      this.#impairments.set(id, made);
+      port.impairment = (queue, inner) => made.before(queue, inner);
+      this.#engine.refreshPorts();
+    }
+    try {
+      impairment.change(change);
+    } finally {
+      this.#endImpairments();
+    }
   }
 
   setAging(seconds: number): void {

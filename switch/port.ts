@@ -67,6 +67,10 @@ export class Port {
   elsewhere: ReadonlySet<number> = new Set();
   /** Whether this lane is the first of those: it alone gives the port what a lane without such a queue floods. */
   isFirst = true;
+  /** What stands between the engine and a queue of the port while its frames are captured; the same for a queue each time. */
+  tap: ((queue: PortQueue) => PortQueue) | null = null;
+  /** What stands before that while the port is impaired, told of the queue and of what captures it; the same each time. */
+  impairment: ((queue: PortQueue, inner: PortQueue) => PortQueue) | null = null;
   #ready: PortQueue[] = [];
   readonly #steering = new FlowSteering();
 
@@ -78,7 +82,14 @@ export class Port {
 
   /** Notes that queues came, went, or became ready or not. */
   refreshQueues(): void {
-    this.#ready = this.queues.filter((queue): queue is PortQueue => queue?.ready === true);
+    const ready = this.queues.filter((queue): queue is PortQueue => queue?.ready === true);
+    this.#ready = ready.map((queue) => this.tapped(queue));
+  }
+
+  /** A queue of {@link queues} as the engine has to do with it. */
+  tapped(queue: PortQueue): PortQueue {
+    const inner = this.tap === null ? queue : this.tap(queue);
+    return this.impairment === null ? inner : this.impairment(queue, inner);
   }
 
   /** How many queues can take frames. */

@@ -3,9 +3,11 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { ConfigError, loadConfig, parseConfig } from '../../daemon/config.ts';
+import { NO_IMPAIRMENT } from '../../daemon/impairment-options.ts';
 
 const README = path.join(import.meta.dirname, '../../README.md');
 
+const SHARE = 'a share of the frames such as 1% or 0.01%, from 0% to 100%';
 const DEFAULTS = {
   mount: { path: '/run/ringswitch/dev', uid: 0, gid: 0, mode: 0o660 },
   control: { socket: '/run/ringswitch/control.sock' },
@@ -14,6 +16,7 @@ const DEFAULTS = {
   lane: { spin: 50, count: 1, cpus: [], placement: {}, wasm: true },
   taps: [],
   ports: [],
+  impairment: {},
 };
 
 /** Every line of what is refused. */
@@ -52,6 +55,7 @@ describe('the configuration', () => {
           nic: { device: '0000:01:00.0', queues: 1, descriptors: 512, mtu: 1500, withoutIommu: false },
         },
       ],
+      impairment: { vm1: { to: { ...NO_IMPAIRMENT, loss: 0.01, delayMs: 20 }, from: undefined } },
     });
   });
 
@@ -70,6 +74,9 @@ ports:
   - name: vm2
     vhostUser:
       path: /run/vm2
+impairment:
+  vm1: {to: {loss: 1%, delay: 20ms, jitter: 5ms, reorder: 0.5%, seed: 7}, from: {rate: 1gbit, limit: 10}}
+  vm2: {both: {duplicate: 0.1%, corrupt: 0.01%}}
 `;
     assert.deepEqual(parseConfig(text, 'x'), {
       mount: { path: '/tmp/dev', uid: 1000, gid: 4294967294, mode: 0o600 },
@@ -85,6 +92,16 @@ ports:
         { name: 'vm1', vhostUser: { path: '/run/vm1', mode: 'client', queues: 128 } },
         { name: 'vm2', vhostUser: { path: '/run/vm2', mode: 'server', queues: 1 } },
       ],
+      impairment: {
+        vm1: {
+          to: { ...NO_IMPAIRMENT, loss: 0.01, delayMs: 20, jitterMs: 5, reorder: 0.005, seed: 7 },
+          from: { ...NO_IMPAIRMENT, bitsPerSecond: 1e9, limit: 10 },
+        },
+        vm2: {
+          to: { ...NO_IMPAIRMENT, duplicate: 0.001, corrupt: 0.0001 },
+          from: { ...NO_IMPAIRMENT, duplicate: 0.001, corrupt: 0.0001 },
+        },
+      },
     });
   });
 
@@ -119,8 +136,8 @@ ports:
     ['log: {level: loud}', '1:14: log.level: expected one of error, warn, info, debug, got "loud"'],
     ['log: {format: xml}', '1:15: log.format: expected one of auto, text, json, got "xml"'],
     ['log: {colour: 1}', '1:7: log.colour: unknown key; known are level, format'],
-    ['spin: 50', '1:1: spin: unknown key; known are mount, control, log, fdb, lane, taps, ports'],
-    ['__proto__: {}', '1:1: __proto__: unknown key; known are mount, control, log, fdb, lane, taps, ports'],
+    ['spin: 50', '1:1: spin: unknown key; known are mount, control, log, fdb, lane, taps, ports, impairment'],
+    ['__proto__: {}', '1:1: __proto__: unknown key; known are mount, control, log, fdb, lane, taps, ports, impairment'],
     ['taps: {}', '1:7: taps: expected a list of taps, got {}'],
     ['taps: [host0]', '1:8: taps[0]: expected a mapping, got "host0"'],
     ['taps: [{name: x, mtu: 9}]', '1:18: taps[0].mtu: unknown key; known are name, persistent'],
@@ -157,6 +174,22 @@ ports:
       '1:52: ports[0].nic.queues: expected a number of queue pairs from 1 to 16, got 17',
       '1:69: ports[0].nic.descriptors: expected a power of two from 64 to 4096, got 500',
       '1:79: ports[0].nic.mtu: expected a number of bytes from 68 to 9710, got 67',
+    ],
+    ['impairment: {web1: {to: {loss: 1}}}', `1:32: impairment.web1.to.loss: expected ${SHARE}, got 1`],
+    ['impairment: {web1: {to: {loss: 101%}}}', `1:32: impairment.web1.to.loss: expected ${SHARE}, got "101%"`],
+    [
+      'impairment: {web1: {to: {loss: 1%, lag: 5ms}}}',
+      '1:36: impairment.web1.to.lag: unknown key; known are loss, delay, jitter, reorder, duplicate, corrupt, rate, limit, seed',
+    ],
+    ['impairment: {web1: {up: {}}}', '1:21: impairment.web1.up: unknown key; known are to, from, both'],
+    [
+      'impairment: {web1: {to: {delay: 1ms, jitter: 2ms}}}',
+      '1:25: impairment.web1.to: a jitter of 2ms is too much where the delay is 1ms: no frame comes before it was sent, ' +
+        'got {"delay":"1ms","jitter":"2ms"}',
+    ],
+    [
+      'impairment: {web1: {both: {loss: 1%}, to: {loss: 1%}}}',
+      '1:20: impairment.web1: expected either both, or to and from, got {"both":{"loss":"1%"},"to":{"loss":"1%"}}',
     ],
     ['- a', '1:1: the configuration: expected a mapping, got ["a"]'],
     ['a: [1\nb: 2', '2:1: Flow sequence in block collection must be sufficiently indented and end with a ]'],

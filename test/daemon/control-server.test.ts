@@ -5,11 +5,21 @@ import http from 'node:http';
 import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { ControlError } from '../../daemon/control.ts';
 import { ControlClient } from '../../daemon/control-client.ts';
 import { ControlServer } from '../../daemon/control-server.ts';
+import { NO_IMPAIRMENT } from '../../daemon/impairment-options.ts';
 import { run } from '../../lab/program.ts';
-import { cardPort, FakeControl, goodRing, guestPort, tapPort, vhostUserPort } from '../helpers/fake-control.ts';
+import {
+  captureRow,
+  cardPort,
+  FakeControl,
+  goodRing,
+  guestPort,
+  tapPort,
+  vhostUserPort,
+} from '../helpers/fake-control.ts';
 
 const DOCUMENT = path.join(import.meta.dirname, '../../docs/control-api.md');
 const MAX_BODY_BYTES = 65_536;
@@ -85,6 +95,7 @@ describe('the control API', () => {
       assert.deepEqual(await client.post('/v1/ports', { kind: 'nic', ...card }), cardPort(card));
       assert.equal(await client.delete('/v1/ports/host0'), null);
       assert.deepEqual(await client.patch('/v1/ports/web1', { link: 'down' }), { ...guestPort(), link: 'down' });
+      await client.patch('/v1/ports/web1', { impairment: { from: { delayMs: 20 }, to: null } });
       assert.equal(await client.put('/v1/log', { level: 'debug' }), null);
       assert.equal(await client.put('/v1/fdb', { aging: 60 }), null);
       assert.equal(await client.post('/v1/exec/listeners', { pid: 77, fd: 5 }), null);
@@ -96,6 +107,7 @@ describe('the control API', () => {
         ['addCard', card],
         ['removePort', 'host0'],
         ['setPort', 'web1', { link: 'down' }],
+        ['setPort', 'web1', { impairment: { from: { ...NO_IMPAIRMENT, delayMs: 20 }, to: null } }],
         ['setLogLevel', 'debug'],
         ['setAging', 60],
         ['adoptListener', 77, 5],
@@ -119,7 +131,7 @@ describe('the control API', () => {
     it('as its document says', async () => {
       const document = fs.readFileSync(DOCUMENT, 'utf8');
       const examples = [...document.matchAll(/```sh\n(curl [^`]+)\n```\n(?:\n```json\n([^`]+)```\n)?/g)];
-      assert.equal(examples.length, 16);
+      assert.equal(examples.length, 19);
       for (const [, command, answer] of examples) {
         // What curl makes of it; not every machine has curl.
         const words =
@@ -129,6 +141,86 @@ describe('the control API', () => {
         assert.equal(status, answer === undefined ? 204 : method === 'POST' ? 201 : 200, command);
         if (answer === undefined) assert.equal(text, '', command);
         else assert.deepEqual(JSON.parse(text), JSON.parse(answer), command);
+      }
+    });
+  });
+
+  describe('an answer that goes on', () => {
+    const path = '/v1/ports/web1/captures';
+    const first = { id: 1, port: 'web1', pid: 1042, memoryFd: 31, wakeFd: 32, lanes: 1, ringBytes: 2 ** 24 };
+    /** Follows one, and notes what comes. */
+    const follow = async (): Promise<{ heard: unknown[]; ended: Promise<void>; first: unknown; close(): void }> => {
+      const heard: unknown[] = [];
+      const ended = Promise.withResolvers<void>();
+      const live = await client.follow(path, {}, (line) => heard.push(line), ended.resolve);
+      return { ...live, heard, ended: ended.promise };
+    };
+
+    it('has one line at once, and one in the end', async () => {
+      const live = await follow();
+      assert.deepEqual(live.first, first);
+      assert.deepEqual(control.asked, [
+        ['capture', 'web1', { snaplen: 65_550, direction: 'both', ringBytes: 2 ** 24, filter: null }],
+      ]);
+      control.captureEnd.resolve({ end: 'port-removed' });
+      while (live.heard.length === 0) await delay(5);
+      assert.deepEqual(live.heard, [{ end: 'port-removed' }]);
+      assert.equal(control.capturesLeft, 0, 'the client ends it');
+      live.close();
+      await live.ended;
+      while (control.capturesLeft === 0) await delay(5);
+      assert.deepEqual(await client.get('/v1/captures'), [captureRow()]);
+    });
+
+    it('ends with its client, whenever that leaves', async () => {
+      const live = await follow();
+      live.close();
+      while (control.capturesLeft === 0) await delay(5);
+      control.captureEnd.resolve({ end: 'stopped' });
+      // Gone before the daemon has an answer.
+      const asked = http.request({ socketPath: socket, method: 'POST', path, agent: false });
+      asked.on('error', () => {});
+      const { capture } = control;
+      const answer = Promise.withResolvers<void>();
+      control.capture = async (...args) => {
+        asked.destroy();
+        await answer.promise;
+        return await capture.apply(control, args);
+      };
+      asked.end('{}');
+      await delay(50);
+      answer.resolve();
+      while (control.capturesLeft === 1) await delay(5);
+      assert.equal(control.capturesLeft, 2);
+      assert.deepEqual(logged, []);
+    });
+
+    it('ends with the daemon', async () => {
+      const live = await follow();
+      await server.stop();
+      await live.ended;
+      assert.deepEqual(live.heard, []);
+      server = await ControlServer.start(socket, control, log);
+    });
+
+    it('is refused like any other', async () => {
+      control.fault = new ControlError(404, 'ENODEV', 'there is no port web2; there are: web1');
+      await assert.rejects(follow(), { message: 'there is no port web2; there are: web1' });
+      const stranger = http.createServer((_, response) => response.end('<html>')).listen(`${socket}2`);
+      try {
+        await once(stranger, 'listening');
+        const other = new ControlClient(`${socket}2`);
+        await assert.rejects(
+          other.follow(
+            path,
+            {},
+            () => {},
+            () => {},
+          ),
+          /control\.sock2 is no ringswitch daemon$/,
+        );
+      } finally {
+        stranger.close();
       }
     });
   });
@@ -208,7 +300,55 @@ describe('the control API', () => {
         '{"kind":"nic","name":"x","device":"01:00.0","queues":17}',
         /^queues: expected a number of/,
       ],
+      ['POST', '/v1/ports/web1/captures', '{"snaplen":0}', /^snaplen: expected a number of bytes from 1 to 262144$/],
+      ['POST', '/v1/ports/web1/captures', '{"direction":"up"}', /^direction: expected "in", "out" or "both"$/],
+      ['POST', '/v1/ports/web1/captures', '{"ringBytes":300000}', /^ringBytes: expected a power of two from 262144 to/],
+      ['POST', '/v1/ports/web1/captures', '{"filter":"icmp"}', /^filter: expected a list of 1 to 4096 instructions/],
+      [
+        'POST',
+        '/v1/ports/web1/captures',
+        '{"filter":[[6,0,0]]}',
+        /^filter.0: expected a list of 1 to 4096 instructions/,
+      ],
+      ['POST', '/v1/ports/web1/captures', '{"filter":[[6,0,0,-1]]}', /^filter.0.3: expected a list of 1 to 4096/],
       ['PATCH', '/v1/ports/web1', '{"link":"sideways"}', /^link: expected "up" or "down"$/],
+      ['PATCH', '/v1/ports/web1', '{"impairment":7}', /^impairment: expected an object with the keys to, from$/],
+      [
+        'PATCH',
+        '/v1/ports/web1',
+        '{"impairment":{"to":{"loss":2}}}',
+        /^impairment.to.loss: expected a share from 0 to 1$/,
+      ],
+      [
+        'PATCH',
+        '/v1/ports/web1',
+        '{"impairment":{"to":{"bitsPerSecond":5}}}',
+        /^impairment.to.bitsPerSecond: expected 0 for/,
+      ],
+      [
+        'PATCH',
+        '/v1/ports/web1',
+        '{"impairment":{"from":{"limit":0.5,"loss":1}}}',
+        /^impairment.from.limit: expected a whole/,
+      ],
+      [
+        'PATCH',
+        '/v1/ports/web1',
+        '{"impairment":{"from":{"rate":1}}}',
+        /^impairment.from: unknown key rate; known are loss,/,
+      ],
+      [
+        'PATCH',
+        '/v1/ports/web1',
+        '{"impairment":{"from":{"seed":1}}}',
+        /^impairment.from: it impairs nothing: give at least/,
+      ],
+      [
+        'PATCH',
+        '/v1/ports/web1',
+        '{"impairment":{"to":{"jitterMs":1}}}',
+        /^impairment.to: a jitter of 1ms is too much/,
+      ],
       ['PUT', '/v1/log', '{"level":"loud"}', /^level: expected one of error, warn, info, debug$/],
       ['PUT', '/v1/fdb', '{"aging":9}', /^aging: expected a number of seconds from 10 to 1000000$/],
       ['PUT', '/v1/fdb', '{"aging":"60"}', /^aging: expected a number of seconds/],

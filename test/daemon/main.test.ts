@@ -5,6 +5,7 @@ import net from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { ControlServer } from '../../daemon/control-server.ts';
+import { NO_IMPAIRMENT } from '../../daemon/impairment-options.ts';
 import { Program } from '../../lab/program.ts';
 import packageJson from '../../package.json' with { type: 'json' };
 import { FakeControl, goodRing, guestPort } from '../helpers/fake-control.ts';
@@ -71,7 +72,12 @@ describe('the command line', function () {
       ['port', 'add', 'nic', 'x', '--device', '01:00.0', '--descriptors', '1k'],
       /'1k' is invalid. It is a number of descriptors/,
     ],
-    [['port', 'set', 'x'], /^ringswitch: required option '--link <state>' not specified/],
+    [['port', 'set', 'x'], /^ringswitch: nothing to set: give --link, or --loss, --delay/],
+    [
+      ['port', 'set', 'x', '--loss', '1'],
+      /^ringswitch: option '--loss <share>' argument '1' is invalid. It is a share/,
+    ],
+    [['port', 'set', 'x', '--jitter', '5ms'], /^ringswitch: --jitter: a jitter of 5ms is too much where there is no/],
     [['port', 'set', 'x', '--link', 'sideways'], /^ringswitch: .*'sideways' is invalid.*Allowed choices are up, down/],
     [['log', 'loud'], /^ringswitch: .*'loud' is invalid.*Allowed choices are error, warn, info, debug/],
     [['fdb'], /^ringswitch: required option '--aging <seconds>' not specified/],
@@ -130,6 +136,13 @@ describe('the command line', function () {
         ...['--descriptors', '1024', '--mtu', '9000', '--without-iommu'],
       ],
       ['port', 'set', 'web1', '--link', 'down'],
+      [
+        ...['port', 'set', 'web1', '--loss', '1%', '--delay', '20ms', '--jitter', '5ms', '--reorder', '1%'],
+        ...['--duplicate', '0.1%', '--corrupt', '0.01%', '--rate', '100mbit', '--limit', '500', '--seed', '7'],
+      ],
+      ['port', 'set', 'web1', '--loss', '100%', '--direction', 'from', '--link', 'up'],
+      ['port', 'set', 'web1', '--clear', '--direction', 'to'],
+      ['port', 'set', 'web1', '--clear'],
       ['port', 'remove', 'a#b'],
       ['log', 'debug'],
       ['fdb', '--aging', '60'],
@@ -137,6 +150,8 @@ describe('the command line', function () {
       const done = await ringswitch(words, { RINGSWITCH_SOCKET: socket });
       assert.deepEqual(done, { status: 0, stdout: '', stderr: '' }, words.join(' '));
     }
+    const shares = { loss: 0.01, reorder: 0.01, duplicate: 0.001, corrupt: 0.0001 };
+    const everything = { ...shares, delayMs: 20, jitterMs: 5, bitsPerSecond: 1e8, limit: 500, seed: 7 };
     assert.deepEqual(control.asked, [
       ['addTap', { name: 'host0', persistent: false }],
       ['addTap', { name: 'host1', persistent: true }],
@@ -149,6 +164,10 @@ describe('the command line', function () {
         },
       ],
       ['setPort', 'web1', { link: 'down' }],
+      ['setPort', 'web1', { impairment: { to: everything, from: everything } }],
+      ['setPort', 'web1', { link: 'up', impairment: { from: { ...NO_IMPAIRMENT, loss: 1 } } }],
+      ['setPort', 'web1', { impairment: { to: null } }],
+      ['setPort', 'web1', { impairment: { to: null, from: null } }],
       ['removePort', 'a#b'],
       ['setLogLevel', 'debug'],
       ['setAging', 60],
@@ -218,7 +237,7 @@ describe('the command line', function () {
       assert.equal(
         stderr,
         `ringswitch: ${config}:1:14: fdb.aging: expected a number of seconds from 10 to 1000000, got "soon"\n` +
-          `ringswitch: ${config}:2:1: spin: unknown key; known are mount, control, log, fdb, lane, taps, ports\n`,
+          `ringswitch: ${config}:2:1: spin: unknown key; known are mount, control, log, fdb, lane, taps, ports, impairment\n`,
       );
       assert.equal(status, 2);
       const missing = await ringswitch(['daemon', '--config', path.join(place, 'nowhere.yaml')]);

@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict';
+import type { PortStatus } from '../../daemon/control.ts';
+import { NO_IMPAIRMENT } from '../../daemon/impairment-options.ts';
 import {
   formatBytes,
   formatFdb,
@@ -68,6 +70,25 @@ describe('show', () => {
       ),
     );
     assert.equal(formatPorts([]), 'no ports');
+  });
+
+  it('how ports are impaired, and what that has done', () => {
+    const seven = { ...NO_IMPAIRMENT, seed: 7, loss: 0.01, delayMs: 20, jitterMs: 0.5 };
+    const rate = { ...NO_IMPAIRMENT, seed: 8, bitsPerSecond: 64_000, limit: 5 };
+    const notes = (impairment: PortStatus['impairment'], counters: Record<string, number> = {}): string[] =>
+      formatPorts([{ ...guestPort(), impairment, counters }])
+        .split('\n')
+        .slice(2);
+    assert.deepEqual(notes({ to: null, from: null }), []);
+    assert.deepEqual(notes({ to: seven, from: seven }), [
+      'web1: impaired in both directions: loss 1%, delay 20ms ±500us, limit 1000, seed 7',
+    ]);
+    assert.deepEqual(notes({ to: seven, from: rate }, { tx_drop_impaired: 3, rx_impaired_corrupted: 4 }), [
+      'web1: dropped 3 tx_drop_impaired',
+      'web1: impaired to the port: loss 1%, delay 20ms ±500us, limit 1000, seed 7',
+      'web1: impaired from the port: rate 64kbit, limit 5, seed 8',
+      'web1: on impaired wires 4 rx_impaired_corrupted',
+    ]);
   });
 
   it('where a guest over vhost-user is waited for', () => {

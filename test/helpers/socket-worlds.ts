@@ -55,8 +55,8 @@ export const stackWorld = (name: string, options: CableOptions = {}): SocketWorl
       server: server.net,
       host: '10.0.0.2',
       close() {
-        client.close();
-        server.close();
+        client.destroy();
+        server.destroy();
       },
     };
   },

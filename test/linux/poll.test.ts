@@ -34,6 +34,27 @@ describe('PollSet', () => {
     assert.equal(set.revents(0), 0);
   });
 
+  it('waits for fractions of a millisecond, and for as long as it is told', () => {
+    const set = new PollSet();
+    const fd = newEventfd();
+    set.add(fd, POLLIN);
+    const shortest = Math.min(
+      ...Array.from({ length: 50 }, () => {
+        const start = performance.now();
+        assert.equal(set.waitPrecisely(0.3), 0);
+        return performance.now() - start;
+      }),
+    );
+    assert(shortest >= 0.3 && shortest < 0.9, `${shortest} ms at the least`);
+    const start = performance.now();
+    assert.equal(set.waitPrecisely(1020.5), 0);
+    assert(performance.now() - start >= 1020.5);
+    signalEventfd(fd);
+    assert.equal(set.waitPrecisely(5000), 1);
+    assert.equal(set.revents(0), POLLIN);
+    failsWith('EINVAL', 'ppoll', 'count=1, timeoutMs=-5', () => set.waitPrecisely(-5));
+  });
+
   it('grows, and keeps what was added before', () => {
     const set = new PollSet();
     const fds = Array.from({ length: 200 }, newEventfd);

@@ -15,11 +15,21 @@ describe('port counters', () => {
       'rx_drop_bad_offload',
       'rx_drop_own_port',
       'rx_drop_link_down',
+      'rx_drop_impaired',
+      'rx_drop_impaired_queue',
       'tx_drop_no_buffers',
       'tx_drop_too_big',
       'tx_drop_ring_broken',
       'tx_drop_link_down',
       'tx_drop_error',
+      'tx_drop_impaired',
+      'tx_drop_impaired_queue',
+      'rx_impaired_duplicated',
+      'rx_impaired_corrupted',
+      'rx_impaired_reordered',
+      'tx_impaired_duplicated',
+      'tx_impaired_corrupted',
+      'tx_impaired_reordered',
     ]);
     assert(Object.values(named).every((value) => value === 0));
   });
