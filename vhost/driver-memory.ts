@@ -7,7 +7,7 @@
  */
 import { close } from '../linux/file.ts';
 import { type Address, viewMemory } from '../linux/libc.ts';
-import { MAP_FIXED, MAP_SHARED, memfd, mmap, munmap, PAGE_SIZE, PROT_READ, PROT_WRITE } from '../linux/mman.ts';
+import { MAP_FIXED, MAP_SHARED, mmap, munmap, PAGE_SIZE, PROT_READ, PROT_WRITE, sealedMemfd } from '../linux/mman.ts';
 
 const CACHE_LINE_BYTES = 64;
 
@@ -32,7 +32,7 @@ export class DriverMemory {
   constructor(length: number, space?: AddressSpace) {
     this.length = Math.ceil(length / PAGE_SIZE) * PAGE_SIZE;
     this.#space = space;
-    this.fd = memfd('ringswitch-driver', this.length);
+    this.fd = sealedMemfd('ringswitch-driver', this.length);
     const mapping = { length: this.length, prot: PROT_READ | PROT_WRITE, fd: this.fd };
     let reserved: Address | undefined;
     try {
