@@ -3,11 +3,10 @@
  *
  *     client stack ══ rings ══ switch ══ rings ══ server stack
  */
-import { fork } from 'node:child_process';
-import { once } from 'node:events';
 import path from 'node:path';
 import { DaemonProcess } from '../lab/daemon.ts';
-import { CLIENT_ADDRESSES, type Counts, PORTS, SERVER_PORTS, type Task } from './c10m-plan.ts';
+import { CLIENT_ADDRESSES, type Counts, PORTS, SERVER_PORTS } from './c10m-plan.ts';
+import { Child } from './child.ts';
 
 /** What the JSON file has. */
 export interface C10mResult {
@@ -35,43 +34,12 @@ export const MOST_CONNECTIONS = CLIENT_ADDRESSES * SERVER_PORTS * PORTS;
 const FEW = 1000;
 const SAMPLES = 2000;
 const OPENING = 512;
-const END = new URL('./c10m-end.ts', import.meta.url).pathname;
-
-class End implements Disposable {
-  readonly #child;
-
-  private constructor(role: string, socket: string, capacity: number) {
-    this.#child = fork(END, [role, socket, String(capacity)], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
-  }
-
-  static async start(role: string, socket: string, capacity: number): Promise<End> {
-    const end = new End(role, socket, capacity);
-    await end.#answer();
-    return end;
-  }
-
-  async #answer(): Promise<unknown> {
-    const gone = once(this.#child, 'exit').then(() => {
-      throw new Error('a stack has ended: see above');
-    });
-    const [answer] = (await Promise.race([once(this.#child, 'message'), gone])) as [
-      { result?: unknown; error?: string },
-    ];
-    if (answer.error !== undefined) throw new Error(answer.error);
-    return answer.result;
-  }
-
-  async ask<Result>(task: Task): Promise<Result> {
-    this.#child.send(task);
-    return (await this.#answer()) as Result;
-  }
-
-  [Symbol.dispose](): void {
-    this.#child.kill('SIGKILL');
-  }
-}
+const END = new URL('./c10m-end.ts', import.meta.url);
 
 export async function c10m({ connections, exchanges, report }: C10mOptions): Promise<C10mResult> {
+  if (connections <= FEW || connections > MOST_CONNECTIONS) {
+    throw new RangeError(`${connections} connections: give more than ${FEW}, and ${MOST_CONNECTIONS} at the most`);
+  }
   await using daemon = await DaemonProcess.start({ config: { log: { level: 'warn' } } });
   const sockets: string[] = [];
   for (const name of ['server', 'client']) {
@@ -79,8 +47,8 @@ export async function c10m({ connections, exchanges, report }: C10mOptions): Pro
     await daemon.client.post('/v1/ports', { kind: 'vhost-user', name, path: socket });
     sockets.push(socket);
   }
-  using server = await End.start('server', sockets[0]!, connections);
-  using client = await End.start('client', sockets[1]!, connections);
+  using server = await Child.start(END, ['server', sockets[0]!, String(connections)]);
+  using client = await Child.start(END, ['client', sockets[1]!, String(connections)]);
   await server.ask({ what: 'listen' });
   const median = async (): Promise<number> => {
     const times = await client.ask<number[]>({ what: 'echo', samples: SAMPLES });

@@ -2,6 +2,7 @@
 import fs from 'node:fs';
 import { InvalidArgumentError, program } from 'commander';
 import { MAX_CAPACITY } from '../switch/learning-table.ts';
+import { c10m, MOST_CONNECTIONS } from './c10m.ts';
 import { FULL_CPU, forward, summaryLines } from './forward.ts';
 import { gso } from './gso.ts';
 import { RINGS } from './guests.ts';
@@ -13,6 +14,7 @@ import { scale } from './scale.ts';
 import { starts } from './starts.ts';
 import { spreadLine, steady } from './steady.ts';
 import { SWITCHES } from './switches.ts';
+import { PATHS, tcp } from './tcp.ts';
 
 const STARVED = 'share of its processor under which a switch counts as starved, and the round is repeated';
 const print = (line: string) => console.log(line);
@@ -116,6 +118,29 @@ program
   .option('--no-wasm', "the rings' loops in TypeScript, as where there are no kernels")
   .action(async ({ json, ...options }) => {
     write(json, await nic({ ...options, report: print }));
+  });
+
+program
+  .command('tcp')
+  .description("our stack's TCP and Linux's over the same switch: bulk, round trips, connections a second")
+  .option('--json <file>', 'write the results here')
+  .option('--rounds <n>', 'runs of each path', count, 3)
+  .option('--seconds <n>', 'seconds of each measurement', seconds, 3)
+  .option('--paths <list>', PATHS.join(', '), (text: string) => oneOf(PATHS, text), [...PATHS])
+  .action(async ({ json, ...options }) => {
+    const result = await tcp({ ...options, report: print });
+    print(`ours to Linux's: ${JSON.stringify(result.ratio)}`);
+    write(json, result);
+  });
+
+program
+  .command('c10m')
+  .description('ten million connections between two stacks, both on this machine')
+  .option('--json <file>', 'write the results here')
+  .option('--connections <n>', `how many, up to ${MOST_CONNECTIONS}`, count, 10_000_000)
+  .option('--exchanges <n>', 'messages that go to and fro on some of them', count, 1_000_000)
+  .action(async ({ json, ...options }) => {
+    write(json, await c10m({ ...options, report: print }));
   });
 
 program
