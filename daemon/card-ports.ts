@@ -10,6 +10,7 @@ import { close } from '../linux/file.ts';
 import { TUN_F_CSUM, TUN_F_TSO_ECN, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4, TUN_F_USO6 } from '../linux/if-tun.ts';
 import { type Watch, watchReadable } from '../linux/watch.ts';
 import { Ixgbe } from '../nic/driver/ixgbe.ts';
+import { parsePciAddress } from '../nic/pci/address.ts';
 import { openPciDevice } from '../nic/pci/open.ts';
 import type { PciDevice } from '../nic/pci/pci-device.ts';
 import type { CardQueueDescription } from '../switch/card-queue.ts';
@@ -39,7 +40,7 @@ export class CardPorts {
     const { name, device } = options;
     if (this.#ports.isTaken(name)) throw new ControlError(409, 'EEXIST', `there is a port ${name} already`);
     for (const [other, port] of this.#byName) {
-      if (port.device === device) throw new ControlError(409, 'EBUSY', `${device} is the card of port ${other}`);
+      if (sameCard(port.device, device)) throw new ControlError(409, 'EBUSY', `${device} is the card of port ${other}`);
     }
     let port: CardPort;
     try {
@@ -203,4 +204,18 @@ class CardPort {
 /** Waits without giving way: a card's reset takes some ms, in which nothing else may touch it. */
 function block(ms: number): void {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT)), 0, 0, ms);
+}
+
+/** Whether two names are of one card: `01:00.0` is `0000:01:00.0`. */
+function sameCard(one: string, other: string): boolean {
+  return wholeName(one) === wholeName(other);
+}
+
+function wholeName(device: string): string {
+  try {
+    return parsePciAddress(device);
+  } catch {
+    // The socket of a software card.
+    return device;
+  }
 }

@@ -21,6 +21,8 @@ export const ETHERTYPE_CTAG = 0x8100;
 export const ETHERTYPE_STAG = 0x88a8;
 
 // IPv4: RFC 791 §3.1.
+/** IHL, in the first byte: the header's length in 4-byte units. */
+export const IPV4_IHL_MASK = 0x0f;
 export const IPV4_TOTAL_LENGTH = 2;
 export const IPV4_ID = 4;
 export const IPV4_FRAGMENT = 6;

@@ -64,6 +64,7 @@ export class Listener implements AsyncIterableIterator<Socket>, AsyncDisposable 
 
   constructor(server: Server, pending: number) {
     this.#server = server;
+    server.onStop = () => this.#end();
     server.on('connection', (socket: Socket) => {
       const taker = this.#takers.shift();
       if (taker !== undefined) taker({ value: socket, done: false });
@@ -114,9 +115,11 @@ export class Listener implements AsyncIterableIterator<Socket>, AsyncDisposable 
 
   /** Takes no new connections; those that were taken stay, and those that wait are reset. */
   close(): void {
-    if (this.#closed) return;
-    this.#closed = true;
     this.#server.close();
+  }
+
+  #end(): void {
+    this.#closed = true;
     for (const taker of this.#takers.splice(0)) taker({ value: undefined, done: true });
     for (const socket of this.#waiting.splice(0)) socket.resetAndDestroy();
   }

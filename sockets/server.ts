@@ -50,6 +50,8 @@ type ConnectionListener = (socket: Socket) => void;
 export class Server extends EventEmitter implements SocketOwner, StackUser, AsyncDisposable {
   /** Connections beyond are refused with a RST, and told by 'drop'. */
   maxConnections: number | undefined;
+  /** It takes no new connections any more, whoever saw to that. ('close' waits for those that it has.) */
+  onStop: () => void = () => {};
   readonly #stack: SocketStack;
   readonly #options: ServerOptions;
   #listener: Listener | null = null;
@@ -203,6 +205,7 @@ export class Server extends EventEmitter implements SocketOwner, StackUser, Asyn
     this.#forgetSignal();
     this.#stack.detach(this);
     this.#letGo();
+    if (running) this.onStop();
     this.#closeIfDrained();
     return this;
   }

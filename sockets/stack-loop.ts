@@ -85,9 +85,9 @@ export class StackLoop {
     this.#turnSoon();
   }
 
+  /** Never unref'd: the event loop would sleep with it. It lasts no longer than there is work. */
   #turnSoon(): void {
     this.#immediate = setImmediate(this.#turn);
-    if (this.#holders === 0) this.#immediate.unref();
   }
 
   #wakeUp(): void {
@@ -175,7 +175,6 @@ export class StackLoop {
   hold(): void {
     if (this.#holders++ > 0) return;
     this.#timer?.ref();
-    this.#immediate?.ref();
     for (const { watch } of this.#watches) watch.ref();
   }
 
@@ -183,7 +182,6 @@ export class StackLoop {
   letGo(): void {
     if (--this.#holders > 0) return;
     this.#timer?.unref();
-    this.#immediate?.unref();
     for (const { watch } of this.#watches) watch.unref();
   }
 

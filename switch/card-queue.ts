@@ -43,6 +43,7 @@ import { TransmitOffload } from '../nic/driver/transmit-offload.ts';
 import { TransmitRing } from '../nic/driver/transmit-ring.ts';
 import type { DmaMapping, RegisterAccess } from '../nic/pci/pci-device.ts';
 import { EIMS_EX } from '../nic/registers.ts';
+import { TCP_CHECKSUM, TCP_DATA_OFFSET, UDP_HEADER_LENGTH } from '../packet/header-fields.ts';
 import { VIRTIO_NET_HDR_F_DATA_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE } from '../vhost/virtio.ts';
 import { TX_DROP_ERROR, TX_DROP_LINK_DOWN, TX_DROP_NO_BUFFERS, TX_DROP_TOO_BIG } from './counters.ts';
 import { OffloadAdapter } from './offload.ts';
@@ -346,6 +347,7 @@ export class CardQueue implements PortQueue {
       batch.gsoSize[i]!,
       batch.csumStart[i]!,
       batch.csumOffset[i]!,
+      this.#description.maxFrameBytes,
     );
   }
 
@@ -375,9 +377,18 @@ export class CardQueue implements PortQueue {
       this.refusal = TX_DROP_ERROR;
       return 0;
     }
-    const frames = batch.gsoSize[i] === 0 ? 1 : Math.ceil(batch.length[i]! / batch.gsoSize[i]!);
-    if (this.#room(frames) < frames) {
-      this.refusal = frames > this.#bufferMask ? TX_DROP_TOO_BIG : TX_DROP_NO_BUFFERS;
+    const isSuper = batch.gsoType[i] !== VIRTIO_NET_HDR_GSO_NONE;
+    const frames = isSuper ? Math.ceil(batch.length[i]! / batch.gsoSize[i]!) : 1;
+    const longest = isSuper ? Math.min(this.#segmentBytes(batch, i), batch.length[i]!) : batch.length[i]!;
+    const each = Math.ceil((FRAME_OFFSET + Math.max(longest, MIN_WIRE_BYTES)) / BUFFER_BYTES);
+    // What one of them may leave empty at the end of the ring, and the descriptor that each wants to spare.
+    const buffers = (frames + 1) * each;
+    if (longest > this.#description.maxFrameBytes || buffers > this.#bufferMask) {
+      this.refusal = TX_DROP_TOO_BIG;
+      return 0;
+    }
+    if (this.#room(buffers) < buffers) {
+      this.refusal = TX_DROP_NO_BUFFERS;
       return 0;
     }
     for (let made = adapter.next(); made > 0; made = adapter.next()) {
@@ -389,6 +400,14 @@ export class CardQueue implements PortQueue {
     }
     this.refusal = TRANSMITTED;
     return 1;
+  }
+
+  /** Bytes of a full segment of super-frame `i`, whose headers the adapter has looked at. */
+  #segmentBytes(batch: FrameBatch, i: number): number {
+    const at = batch.headerOffset(i) + batch.csumStart[i]!;
+    const isTcp = batch.csumOffset[i] === TCP_CHECKSUM;
+    const header = isTcp ? (batch.headers[at + TCP_DATA_OFFSET]! >>> 4) * 4 : UDP_HEADER_LENGTH;
+    return batch.csumStart[i]! + header + batch.gsoSize[i]!;
   }
 
   flush(): void {

@@ -111,7 +111,6 @@ const CUT = 2;
 /** To ourselves. */
 const LOOPED = 3;
 
-const DEFAULT_HOP_LIMIT = 64;
 const MAX_IP_BYTES = 65_535;
 const PROTOCOLS = 256;
 const IPV4_MULTICAST = 0xe;
@@ -613,8 +612,8 @@ export class Stack implements Network, NetworkHost, NeighbourHost, Ticking {
     this.outgoing.at = at + header;
     const words = this.#replyWords;
     for (let i = 0; i < (isV4 ? 1 : 4); i++) words[i] = wordAt(bytes, source + 4 * i);
-    if (isV4) this.#writeHeader4(words, 0, trafficClass, DEFAULT_HOP_LIMIT, IPV4_DF, 0);
-    else this.#writeHeader6(words, 0, trafficClass, DEFAULT_HOP_LIMIT);
+    if (isV4) this.#writeHeader4(words, 0, trafficClass, this.ipv4.hopLimit, IPV4_DF, 0);
+    else this.#writeHeader6(words, 0, trafficClass, this.#ipv6!.hopLimit);
     return BEGUN;
   }
 
@@ -656,16 +655,16 @@ export class Stack implements Network, NetworkHost, NeighbourHost, Ticking {
   }
 
   #writeHeader(columns: DestinationColumns, entry: number, trafficClass: number, hopLimit: number): void {
-    const hops = hopLimit === 0 ? DEFAULT_HOP_LIMIT : hopLimit;
     const { keys } = columns.table;
     if (!this.#isV4) {
-      this.#writeHeader6(keys, 4 * entry, trafficClass, hops);
+      this.#writeHeader6(keys, 4 * entry, trafficClass, hopLimit === 0 ? this.#ipv6!.hopLimit : hopLimit);
       return;
     }
+    const ttl = hopLimit === 0 ? this.ipv4.hopLimit : hopLimit;
     // Where the path takes less than we ever send, routers have to cut: then the packet needs a name (RFC 6864 §4.1, §4.3).
     const mayBeCut = this.#mode === CUT || columns.pathMtu[entry]! <= MIN_PATH_MTU_IPV4;
     const id = mayBeCut ? this.ipv4.identification.next(2 * entry) & 0xffff : 0;
-    this.#writeHeader4(keys, entry, trafficClass, hops, mayBeCut ? 0 : IPV4_DF, id);
+    this.#writeHeader4(keys, entry, trafficClass, ttl, mayBeCut ? 0 : IPV4_DF, id);
   }
 
   /** RFC 791 §3.1, without the total length and what depends on it. */

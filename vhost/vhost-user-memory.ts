@@ -118,6 +118,8 @@ function checkRegion(raw: VhostUserRegion, fd: number, request: string): Region 
   if (raw.size === 0n) refuse('it is empty');
   if (raw.userAddress + raw.size > TASK_SIZE_MAX) refuse('it lies outside of user space');
   if (raw.guestAddress + raw.size > BigInt(Number.MAX_SAFE_INTEGER)) refuse('no guest has memory there');
+  // Before it is measured: it must not shrink in between.
+  sealAgainstShrinking(fd);
   const file = fs.fstatSync(fd, { bigint: true });
   if (!file.isFile()) refuse('its descriptor is no file that can be mapped; share the memory as a memfd or a file');
   const end = raw.mmapOffset + raw.size;
@@ -132,7 +134,6 @@ function checkRegion(raw: VhostUserRegion, fd: number, request: string): Region 
       `offset ${hex(offset)} of its file and its address do not stand at the same place in a page of ${page} bytes`,
     );
   }
-  sealAgainstShrinking(fd);
   return {
     guestAddress: Number(raw.guestAddress),
     userAddress,

@@ -14,10 +14,18 @@ import {
   ETHERTYPE_IPV4,
   ETHERTYPE_IPV6,
   ETHERTYPE_STAG,
+  IPPROTO_TCP,
+  IPPROTO_UDP,
   IPV4_CHECKSUM,
+  IPV4_IHL_MASK,
   IPV4_MIN_HEADER_LENGTH,
+  IPV4_PROTOCOL,
   IPV4_TOTAL_LENGTH,
+  IPV6_DESTINATION_OPTIONS,
+  IPV6_EXTENSION_LENGTH,
   IPV6_HEADER_LENGTH,
+  IPV6_HOP_BY_HOP,
+  IPV6_NEXT_HEADER,
   IPV6_PAYLOAD_LENGTH,
   MAX_VLAN_TAGS,
   TCP_CHECKSUM,
@@ -77,7 +85,7 @@ export class TransmitOffload {
 
   /**
    * Looks at a frame of `length` bytes, of which `shown` are at `headers[at]`, with its offload fields. False: the card cannot
-   * do this.
+   * do this. No segment may be longer than `maxFrameBytes`.
    */
   plan(
     headers: Uint8Array,
@@ -89,6 +97,7 @@ export class TransmitOffload {
     gsoSize: number,
     csumStart: number,
     csumOffset: number,
+    maxFrameBytes: number,
   ): boolean {
     if ((flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) === 0) return false;
     let network = ETHERNET_HEADER_LENGTH;
@@ -119,7 +128,10 @@ export class TransmitOffload {
     this.command = 0;
     this.options = TXD_CC | TXD_POPTS_TXSM | (length << TXD_PAYLEN_SHIFT);
     const gso = gsoType & ~VIRTIO_NET_HDR_GSO_ECN;
-    return gso === VIRTIO_NET_HDR_GSO_NONE || this.#planSegments(headers, at, shown, length, gso, gsoSize, isTcp);
+    return (
+      gso === VIRTIO_NET_HDR_GSO_NONE ||
+      this.#planSegments(headers, at, shown, length, gso, gsoSize, isTcp, maxFrameBytes)
+    );
   }
 
   #planSegments(
@@ -130,6 +142,7 @@ export class TransmitOffload {
     gso: number,
     gsoSize: number,
     isTcp: boolean,
+    maxFrameBytes: number,
   ): boolean {
     const transport = this.#transport;
     const wanted = isTcp ? TCP_MIN_HEADER_LENGTH : UDP_HEADER_LENGTH;
@@ -137,9 +150,10 @@ export class TransmitOffload {
     const fits = isTcp
       ? gso === (this.#isIpv4 ? VIRTIO_NET_HDR_GSO_TCPV4 : VIRTIO_NET_HDR_GSO_TCPV6)
       : gso === VIRTIO_NET_HDR_GSO_UDP_L4;
-    if (!fits) return false;
+    if (!fits || !this.#isDirectlyInIp(headers, at, isTcp)) return false;
     const l4Length = isTcp ? (headers[at + transport + TCP_DATA_OFFSET]! >>> 4) * 4 : UDP_HEADER_LENGTH;
     if (l4Length < wanted || l4Length > CONTEXT_L4LEN_MASK || transport + l4Length >= length) return false;
+    if (transport + l4Length + gsoSize > maxFrameBytes) return false;
     this.#transportLength = length - transport;
     this.context3 = (l4Length << CONTEXT_L4LEN_SHIFT) | (gsoSize << CONTEXT_MSS_SHIFT);
     this.command = TXD_CMD_TSE | 0;
@@ -150,6 +164,21 @@ export class TransmitOffload {
       (this.#isIpv4 ? TXD_POPTS_IXSM : 0) |
       ((length - transport - l4Length) << TXD_PAYLEN_SHIFT);
     return true;
+  }
+
+  /** Whether the IP header leads to the transport's, and to no other IP header: the card changes lengths in one alone. */
+  #isDirectlyInIp(headers: Uint8Array, at: number, isTcp: boolean): boolean {
+    const ip = at + this.#network;
+    const protocol = isTcp ? IPPROTO_TCP : IPPROTO_UDP;
+    const length = this.#transport - this.#network;
+    if (this.#isIpv4) return headers[ip + IPV4_PROTOCOL] === protocol && (headers[ip]! & IPV4_IHL_MASK) * 4 === length;
+    let next = headers[ip + IPV6_NEXT_HEADER]!;
+    let offset = IPV6_HEADER_LENGTH;
+    while (offset < length && (next === IPV6_HOP_BY_HOP || next === IPV6_DESTINATION_OPTIONS)) {
+      next = headers[ip + offset]!;
+      offset += (headers[ip + offset + IPV6_EXTENSION_LENGTH]! + 1) * 8;
+    }
+    return offset === length && next === protocol;
   }
 
   /** Makes the headers of the frame at `bytes[at]`, which the card will read, what it wants them to be. */

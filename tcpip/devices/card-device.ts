@@ -258,7 +258,20 @@ export class CardDevice implements WaitableDevice {
     let options = wire << TXD_PAYLEN_SHIFT;
     let command = 0;
     if (((flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) | gsoType) !== 0) {
-      if (!offload.plan(bytes, at, length, length, flags, gsoType, gsoSize, csumStart, csumOffset)) {
+      if (
+        !offload.plan(
+          bytes,
+          at,
+          length,
+          length,
+          flags,
+          gsoType,
+          gsoSize,
+          csumStart,
+          csumOffset,
+          this.mtu + FRAME_OVERHEAD_BYTES,
+        )
+      ) {
         this.txDropped++;
         return;
       }

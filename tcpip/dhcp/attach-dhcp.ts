@@ -3,7 +3,7 @@ import { finishUdp, pseudoHeaderSumIpv4, sum } from '../../packet/checksum.ts';
 import { IPPROTO_UDP, UDP_CHECKSUM, UDP_HEADER_LENGTH, UDP_LENGTH } from '../../packet/header-fields.ts';
 import { wordAt } from '../ip/address-table.ts';
 import { IPV4_DF, IPV4_SOURCE, write16, writeIpv4Header } from '../ip/ipv4-header.ts';
-import type { Route } from '../ip/route-table.ts';
+import { MAX_ROUTES, type Route } from '../ip/route-table.ts';
 import { BROADCAST_HIGH, BROADCAST_LOW } from '../link/ethernet.ts';
 import type { Time } from '../network.ts';
 import { NOT_LOCAL } from '../packet.ts';
@@ -44,10 +44,11 @@ export function attachDhcp(stack: Stack, udp: UdpUser, options: DhcpOptions = {}
   });
   stack.addTicking(client);
   const { onConflict } = stack.arp;
-  stack.arp.onConflict = (address, lost, now) => {
+  const onOurConflict: typeof onConflict = (address, lost, now) => {
     onConflict(address, lost, now);
     if (address.local === host.local && lost) client.conflict(now);
   };
+  stack.arp.onConflict = onOurConflict;
   client.start(stack.now);
   stack.onWork();
   return {
@@ -56,6 +57,7 @@ export function attachDhcp(stack: Stack, udp: UdpUser, options: DhcpOptions = {}
       if (release) client.release(stack.now);
       else client.stop(stack.now);
       socket.close();
+      if (stack.arp.onConflict === onOurConflict) stack.arp.onConflict = onConflict;
       stack.onWork();
     },
   };
@@ -114,6 +116,7 @@ class StackDhcpHost implements DhcpHost {
     }
     this.#dropRoutes();
     for (const { prefix, prefixLength, gateway } of lease.routes) {
+      if (stack.routes.list(4).length >= MAX_ROUTES) break;
       const via = leasedBytes(gateway, 'gateway');
       this.#routes.push(
         stack.routes.add({

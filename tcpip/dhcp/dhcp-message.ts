@@ -53,7 +53,6 @@ export const OPTION_OVERLOAD = 52;
 export const OPTION_MESSAGE_TYPE = 53;
 export const OPTION_SERVER_ID = 54;
 export const OPTION_PARAMETER_LIST = 55;
-export const OPTION_MESSAGE = 56;
 export const OPTION_MAX_MESSAGE_SIZE = 57;
 export const OPTION_RENEWAL_TIME = 58;
 export const OPTION_REBINDING_TIME = 59;

@@ -105,6 +105,8 @@ export interface Ipv4Counters {
 export class Ipv4 implements NetworkLayer {
   readonly family = 4;
   readonly minMtu = MIN_PATH_MTU_IPV4;
+  /** RFC 1700's default; the operator may set another one. */
+  hopLimit = 64;
   readonly counters: Ipv4Counters = {
     inReceives: 0,
     inHdrErrors: 0,

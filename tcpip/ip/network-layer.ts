@@ -49,6 +49,8 @@ export interface NetworkLayer extends Ticking {
   readonly family: Family;
   /** The smallest MTU that a path may have: RFC 8200 §5; for IPv4 what Linux takes for one, 552. */
   readonly minMtu: number;
+  /** TTL or hop limit of packets for single hosts, where nobody asks for another one. */
+  readonly hopLimit: number;
   /**
    * A packet lies in `bytes[at, end)`, perhaps with padding of the link behind it. `verified` and `gsoSize` are for
    * {@link Packet}; `isGroup`: the frame was for everybody or a group; `onWire` false: from ourselves.

@@ -8,6 +8,7 @@
  * (RFC 4862 §5.4), with a nonce, so that an echo of our own question is not taken for somebody else's (RFC 7527).
  * Bounded: {@link MAX_AUTOCONFIGURED} addresses from advertised prefixes. There are no temporary addresses (RFC 8981).
  */
+import { MAX_LOCALS } from '../ip/local-table.ts';
 import type { NetworkHost } from '../ip/network-layer.ts';
 import { MICROSECONDS_PER_SECOND, NEVER, type Ticking, type Time } from '../network.ts';
 import {
@@ -214,7 +215,7 @@ export class AddressConfiguration implements Ticking {
     if (valid === 0) return;
     let count = 0;
     for (const { origin } of this.#entries.values()) if (origin === 'slaac') count++;
-    if (count >= MAX_AUTOCONFIGURED) {
+    if (count >= MAX_AUTOCONFIGURED || this.#host.locals.count >= MAX_LOCALS) {
       this.counters.autoconfRefused++;
       return;
     }

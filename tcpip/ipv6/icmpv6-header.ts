@@ -1,6 +1,5 @@
 /** ICMPv6 on the wire (RFC 4443), with neighbour discovery (RFC 4861) and multicast listener discovery (RFC 3810). */
 
-export const ICMPV6_TYPE = 0;
 export const ICMPV6_CODE = 1;
 export const ICMPV6_CHECKSUM = 2;
 export const ICMPV6_HEADER_BYTES = 8;
@@ -22,7 +21,6 @@ export const PACKET_TOO_BIG = 2;
 export const ICMPV6_ERROR_WORD = 4;
 
 export const TIME_EXCEEDED = 3;
-export const TIME_HOP_LIMIT = 0;
 export const TIME_REASSEMBLY = 1;
 
 export const PARAMETER_PROBLEM = 4;

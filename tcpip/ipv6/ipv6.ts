@@ -36,6 +36,7 @@ import {
   AddressConfiguration,
   type AddressConfigurationOptions,
   type ConfiguredAddress,
+  type GroupMembership,
 } from './address-configuration.ts';
 import {
   ALL_NODES,
@@ -166,13 +167,22 @@ export class Ipv6 implements NetworkLayer {
   /** Where its Next Header field stands that names the transport, from the IPv6 header on. */
   #protocolPointer = IPV6_NEXT_HEADER;
 
+  /** Throws RangeError for options that cannot be, and for a device that takes less than IPv6 asks of a link. */
   constructor(host: NetworkHost, options: Ipv6Options = {}) {
+    const { name, mtu } = host.link.device;
+    if (mtu < IPV6_MIN_MTU) {
+      throw new RangeError(`${name} has an MTU of ${mtu}: IPv6 needs ${IPV6_MIN_MTU} at least (RFC 8200 §5)`);
+    }
     this.#host = host;
     this.#autoconfigure = options.autoconfigure ?? true;
     this.output = new Icmpv6Output(host);
     this.identification = new Identification(host.random);
     this.groups = new Mld(host, this.output);
-    this.addresses = new AddressConfiguration(host, this.output, this.groups, options);
+    const groups: GroupMembership = {
+      join: (group, now) => this.groups.joinOwn(group, now),
+      leave: (group, now) => this.groups.leave(group, now),
+    };
+    this.addresses = new AddressConfiguration(host, this.output, groups, options);
     this.routers = new RouterDiscovery(host, this.output, this.addresses);
     const sourceFor = (bytes: Uint8Array, at: number): Uint8Array | null =>
       selectSource(host.locals.all(), bytes, at)?.bytes ?? null;
@@ -199,7 +209,7 @@ export class Ipv6 implements NetworkLayer {
 
   /** The interface is up: a link-local address, and what routers tell. */
   start(now: Time): void {
-    this.groups.join(ALL_NODES, now);
+    this.groups.joinOwn(ALL_NODES, now);
     this.addresses.addLinkLocal(now);
   }
 

@@ -8,7 +8,7 @@
  * a router that is preferred takes the place of one that is less so. The flags M and O are kept for listing: there is no DHCPv6.
  */
 import type { NetworkHost } from '../ip/network-layer.ts';
-import type { Route } from '../ip/route-table.ts';
+import { MAX_ROUTES, type Route } from '../ip/route-table.ts';
 import { FAILED, INCOMPLETE, NO_NEIGHBOUR } from '../link/neighbour-cache.ts';
 import { MICROSECONDS_PER_SECOND, NEVER, type Ticking, type Time } from '../network.ts';
 import type { AddressConfiguration } from './address-configuration.ts';
@@ -283,7 +283,7 @@ export class RouterDiscovery implements Ticking {
       return;
     }
     if (valid === 0) return;
-    if (this.prefixes.length >= MAX_PREFIXES) {
+    if (this.prefixes.length >= MAX_PREFIXES || this.#host.routes.list(6).length >= MAX_ROUTES) {
       this.counters.prefixesRefused++;
       return;
     }

@@ -6,8 +6,8 @@
  *     query() ─► after a random delay ─► current-state report
  *     an older querier is about ─► older reports, and none where somebody else has just sent one
  *
- * Everything is sent from tick(), so that what changed at one time goes into one message. Bounded: {@link MAX_GROUPS} groups,
- * {@link MAX_SOURCES} sources of each.
+ * Everything is sent from tick(), so that what changed at one time goes into one message. Bounded: {@link MAX_GROUPS} groups of programs
+ * (those of our own addresses have to be), {@link MAX_SOURCES} sources of each.
  */
 import { ABSENT, AddressTable } from '../ip/address-table.ts';
 import type { GroupFilter } from '../ip/network-layer.ts';
@@ -153,9 +153,9 @@ export class Memberships implements GroupFilter, Ticking {
     return entry !== ABSENT && isWanted(this.#memberships[entry]!);
   }
 
-  /** One more listens to a group, whatever the source. Throws RangeError when there are too many groups. */
-  join(group: Uint8Array, now: Time): void {
-    const membership = this.#membership(group);
+  /** One more listens to a group, whatever the source. Throws RangeError when there are `most` groups already. */
+  join(group: Uint8Array, now: Time, most = MAX_GROUPS): void {
+    const membership = this.#membership(group, most);
     membership.joins++;
     this.#changed(membership, now);
   }
@@ -244,12 +244,12 @@ export class Memberships implements GroupFilter, Ticking {
 
   // ---- changes
 
-  #membership(group: Uint8Array): Membership {
+  #membership(group: Uint8Array, most = MAX_GROUPS): Membership {
     this.#check(group, 'group');
     const known = this.#find(group);
     if (known !== undefined) return known;
-    if (this.#table.count >= MAX_GROUPS) {
-      throw new RangeError(`there are ${MAX_GROUPS} groups already: leave one first`);
+    if (this.#table.count >= most) {
+      throw new RangeError(`there are ${most} groups already: leave one first`);
     }
     const entry = this.#table.insert(group, 0);
     const copy = Uint8Array.from(group);

@@ -73,6 +73,11 @@ export class Mld implements GroupFilter, Ticking, MembershipProtocol {
     this.memberships.join(group, now);
   }
 
+  /** A group of one of our addresses: there are as many as there have to be. */
+  joinOwn(group: Uint8Array, now: Time): void {
+    this.memberships.join(group, now, Number.POSITIVE_INFINITY);
+  }
+
   leave(group: Uint8Array, now: Time): void {
     this.memberships.leave(group, now);
   }

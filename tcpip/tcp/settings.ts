@@ -57,9 +57,19 @@ function whole(name: string, value: number, most: number): number {
 export class SettingsTable {
   readonly #rows: Settings[] = [];
   readonly #numbers = new Map<string, number>();
+  readonly #plain: number;
+
+  constructor() {
+    this.#plain = this.intern(settingsOf({}));
+  }
 
   get(number: number): Settings {
     return this.#rows[number]!;
+  }
+
+  /** The number of what is asked for. Throws what {@link settingsOf} and {@link intern} throw. */
+  numberOf(options: ConnectionOptions): number {
+    return asksForNothing(options) ? this.#plain : this.intern(settingsOf(options));
   }
 
   /** The number of these settings. Throws TcpError ENFILE beyond 65,536 different ones. */
@@ -76,4 +86,21 @@ export class SettingsTable {
     this.#numbers.set(key, this.#rows.length);
     return this.#rows.push(settings) - 1;
   }
+}
+
+/** What nearly all connections are like: not worth a look at each option. */
+function asksForNothing(options: ConnectionOptions): boolean {
+  return (
+    options.congestion === undefined &&
+    options.noDelay === undefined &&
+    options.keepAliveMs === undefined &&
+    options.keepAliveIntervalMs === undefined &&
+    options.keepAliveProbes === undefined &&
+    options.userTimeoutMs === undefined &&
+    options.receiveBuffer === undefined &&
+    options.sendBuffer === undefined &&
+    options.trafficClass === undefined &&
+    options.ecn === undefined &&
+    options.pacing === undefined
+  );
 }

@@ -280,7 +280,7 @@ export class Tcp implements TcpUser, Transport, Ticking {
     const { connections, network, counters } = core;
     const { destinations } = network;
     this.#look();
-    const settings = settingsOf(options);
+    const settings = core.settings.numberOf(options);
     const family = familyOf(options.address);
     if (!Number.isInteger(options.port) || options.port < 1 || options.port > MAX_PORT) {
       throw new TcpError('EINVAL', `cannot connect to port ${options.port}: a port is a number from 1 to ${MAX_PORT}`);
@@ -299,10 +299,10 @@ export class Tcp implements TcpUser, Transport, Ticking {
       connections.remote[c] = remote;
       connections.localPort[c] = localPort;
       connections.remotePort[c] = options.port;
-      connections.settings[c] = core.settings.intern(settings);
+      connections.settings[c] = settings;
       connections.handler[c] = core.handlers.hold(options.handler);
-      connections.setFlag(c, KNOWN | ACTIVE_OPEN | (settings.ecn === true ? ECN_WANTED : 0));
-      applyFlags(connections, c, settings);
+      connections.setFlag(c, KNOWN | ACTIVE_OPEN | (options.ecn === true ? ECN_WANTED : 0));
+      applyFlags(connections, c, core.settings.get(settings));
       connections.rcvScale[c] = this.#handshake.windowScale;
       core.tuples.insert(c);
       connections.tsOffset[c] = core.timestampOffset(c);

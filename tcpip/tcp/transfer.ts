@@ -11,7 +11,7 @@ import { Sender } from './send/sender.ts';
 import { SendBuffer } from './send-buffer.ts';
 
 /** Transfers kept for the next connections. */
-const POOL = 1024;
+const POOL = 16_384;
 
 export class Transfer {
   connection = -1;

@@ -23,9 +23,18 @@ export interface ReplyShape {
 }
 
 const u32 = (value: number): number[] => [value >>> 24, (value >>> 16) & 0xff, (value >>> 8) & 0xff, value & 0xff];
-const filled = (bytes: number[], length: number): number[] => [...bytes, ...Array<number>(length - bytes.length).fill(0)];
+const filled = (bytes: number[], length: number): number[] => [
+  ...bytes,
+  ...Array<number>(length - bytes.length).fill(0),
+];
 
-const DEFAULTS = { server: [10, 0, 0, 1], lease: 3600, mask: [255, 255, 255, 0], routers: [[10, 0, 0, 1]], dns: [[10, 0, 0, 53]] };
+const DEFAULTS = {
+  server: [10, 0, 0, 1],
+  lease: 3600,
+  mask: [255, 255, 255, 0],
+  routers: [[10, 0, 0, 1]],
+  dns: [[10, 0, 0, 53]],
+};
 
 /** A server's message: a fine one, unless told otherwise; what is undefined on purpose is left out. */
 export function reply(shape: ReplyShape): Uint8Array {

@@ -7,8 +7,7 @@
  *     host.sent()                                 // … and what came of it, with times
  */
 import { parseIp } from '../../sockets/ip-text.ts';
-import { attachIpv6 } from '../../tcpip/ipv6/attach-ipv6.ts';
-import type { Ipv6, Ipv6Options } from '../../tcpip/ipv6/ipv6.ts';
+import { Ipv6, type Ipv6Options } from '../../tcpip/ipv6/ipv6.ts';
 import type { Time } from '../../tcpip/network.ts';
 import { Stack } from '../../tcpip/stack.ts';
 import { checksum, frame, OUR_MAC, THEIR_MAC } from './tcpip-packets.ts';
@@ -185,7 +184,9 @@ export class Ipv6Host {
     };
     this.stack = new Stack({ device: this.device, random: seeded(seed) });
     this.stack.advance(this.now);
-    this.ipv6 = attachIpv6(this.stack, options);
+    this.ipv6 = new Ipv6(this.stack, options);
+    this.stack.setIpv6(this.ipv6);
+    this.ipv6.start(this.now);
   }
 
   /** A packet on the wire: it is taken at once. */

@@ -190,6 +190,20 @@ describe('a stack in the event loop', () => {
     assert.equal(loop.polls, 1);
   });
 
+  it('polls on without a pause when nobody holds it', async () => {
+    loop.letGo();
+    loop.wake();
+    await asleep();
+    polled.length = 0;
+    work = 5;
+    signalEventfd(fd);
+    // No other timer, which would have the event loop go round.
+    await delay(400);
+    assert.ok(polled.length > 5);
+    assert.ok(polled.at(-1)! - polled[0]! < 200_000, 'not by the next timer only');
+    loop.hold();
+  });
+
   it('lets the process end when nobody holds it', async () => {
     const program = `
       import { StackLoop } from '${new URL('../../sockets/stack-loop.ts', import.meta.url).href}';

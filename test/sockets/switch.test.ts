@@ -2,11 +2,13 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
+import fs from 'node:fs';
 import http from 'node:http';
+import os from 'node:os';
 import path from 'node:path';
 import type { Duplex } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
-import { DaemonProcess } from '../../lab/daemon.ts';
+import { DaemonProcess, RINGSWITCH } from '../../lab/daemon.ts';
 import { run } from '../../lab/program.ts';
 import type { NetworkStack } from '../../sockets/network-stack.ts';
 import { openStack } from '../../sockets/open.ts';
@@ -17,14 +19,16 @@ const BYTES = 5_000_000;
 describe('two stacks on one switch', function () {
   this.timeout(40_000);
   let daemon: DaemonProcess;
+  let directory: string;
   let sockets: string[];
   let a: NetworkStack;
   let b: NetworkStack;
   before(async () => {
+    directory = fs.mkdtempSync(path.join(os.tmpdir(), 'ringswitch-'));
+    sockets = ['a', 'b'].map((name) => path.join(directory, `${name}.sock`));
     daemon = await DaemonProcess.start({
-      config: { ports: ['a', 'b'].map((name) => ({ name, vhostUser: { path: `/tmp/${name}-${process.pid}.sock` } })) },
+      config: { ports: sockets.map((socket, i) => ({ name: `port${i}`, vhostUser: { path: socket } })) },
     });
-    sockets = ['a', 'b'].map((name) => `/tmp/${name}-${process.pid}.sock`);
     const open = (i: number) =>
       openStack({
         name: `stack-${i}`,
@@ -39,6 +43,7 @@ describe('two stacks on one switch', function () {
     await a?.close();
     await b?.close();
     await daemon?.dispose();
+    fs.rmSync(directory, { recursive: true });
   });
 
   it('speak HTTP with each other', async () => {
@@ -78,7 +83,7 @@ describe('two stacks on one switch', function () {
   it('are shown together', async () => {
     const listener = await b.listen({ port: 9 });
     const socket = await a.connect({ host: '10.8.0.2', port: 9 });
-    const words = await run(['bin/ringswitch', 'sockets', '--socket', daemon.socket]);
+    const words = await run([RINGSWITCH, 'sockets', '--socket', daemon.socket]);
     assert.match(words, /^stack-0, process \d+: \d+ connections?$/m);
     assert.match(words, /^stack-1, process \d+: \d+ connections?$/m);
     assert.match(words, new RegExp(`^ESTAB .* 10.8.0.1:${socket.localPort} +10.8.0.2:9$`, 'm'));
@@ -92,11 +97,8 @@ describe('two stacks on one switch', function () {
     const listener = await b.listen({ port: 10 });
     const socket = await a.connect({ host: '10.8.0.2', port: 10 });
     const ended = once(socket, 'close');
-    console.log('closing');
     await a.close();
-    console.log('closed');
     await ended;
-    console.log('ended');
     assert.ok(descriptorsOf(process.pid).length < before);
     assert.throws(() => a.net.connect(1, '10.8.0.2'), /the stack stack-0 was closed: nothing can be opened on it/);
     // Its FIN was sent: the other side ends too.

@@ -410,6 +410,44 @@ for (const { name, arena } of ARENAS) {
       assert.equal(card.queue.ready, false);
     });
 
+    it('refuses an odd checksum on a frame that is too long for the wire', () => {
+      const bytes = frameBytes(MAX_FRAME_BYTES + 500, 9);
+      assert.equal(transmit({ bytes, flags: VIRTIO_NET_HDR_F_NEEDS_CSUM, csumStart: 20, csumOffset: 2 }), 0);
+      assert.equal(card.queue.refusal, TX_DROP_TOO_BIG);
+      assert.deepEqual(card.send(), []);
+    });
+
+    it('waits for all the buffers that a frame with an odd checksum takes', () => {
+      for (const count of [30, 32]) {
+        assert.equal(transmit(...Array.from({ length: count }, (_, i) => frameBytes(60, i))), count);
+      }
+      const odd = { bytes: frameBytes(9000, 9), flags: VIRTIO_NET_HDR_F_NEEDS_CSUM, csumStart: 20, csumOffset: 2 };
+      assert.equal(transmit(odd), 0);
+      assert.equal(card.queue.refusal, TX_DROP_NO_BUFFERS);
+      assert.equal(card.send().length, 62);
+      assert.equal(transmit(odd), 1);
+      assert.deepEqual(
+        card.send().map(({ bytes }) => bytes.length),
+        [9000],
+      );
+    });
+
+    it('refuses a super-frame whose segments are too long for the wire', () => {
+      const tcp = packet({ ipVersion: 4, isTcp: true, payload: frameBytes(40_000, 3) });
+      const taken = transmit({
+        bytes: tcp.bytes,
+        flags: VIRTIO_NET_HDR_F_NEEDS_CSUM,
+        gsoType: VIRTIO_NET_HDR_GSO_TCPV4,
+        gsoSize: 20_000,
+        hdrLen: tcp.payload,
+        csumStart: tcp.transport,
+        csumOffset: tcp.csumOffset,
+      });
+      assert.equal(taken, 0);
+      assert.equal(card.queue.refusal, TX_DROP_TOO_BIG);
+      assert.deepEqual(card.send(), []);
+    });
+
     it('touches nothing of a card that has gone', () => {
       card.receive(frameBytes(60, 1));
       card.queue.gone = true;

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
-import { RECEIVE_CHECKSUM, TRANSMIT_CHECKSUM, TRANSMIT_TSO4 } from '../../tcpip/frame-device.ts';
+import { RECEIVE_CHECKSUM, TRANSMIT_CHECKSUM, TRANSMIT_TSO4, TRANSMIT_TSO6 } from '../../tcpip/frame-device.ts';
 import type { EchoError, EchoReply } from '../../tcpip/ip/echo-client.ts';
+import { Ipv6 } from '../../tcpip/ipv6/ipv6.ts';
 import {
   BEGUN,
   BUSY,
@@ -529,6 +530,86 @@ describe('the stack', () => {
     device.give(frame(ipv4([1], { protocol: NOTED })));
     stack.poll(now);
     assert.equal(got.length, 0);
+  });
+});
+
+describe('the stack with IPv6', () => {
+  const SIX_OURS = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+  const SIX_THEIRS = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0x80, 0, 0xff, 0xff, 0, 0, 0, 2];
+  const ALL_OFFLOADS = TRANSMIT_CHECKSUM | TRANSMIT_TSO4 | TRANSMIT_TSO6;
+
+  function make(offloads: number): { device: MemoryDevice; stack: Stack; local: number; them: number } {
+    const device = new MemoryDevice({ offloads });
+    const stack = new Stack({ device, random: seeded(3) });
+    stack.setIpv6(new Ipv6(stack));
+    const local = stack.locals.add(Uint8Array.from(SIX_OURS), 64);
+    const them = stack.destinations.hold(6, Uint8Array.from(SIX_THEIRS), 0);
+    stack.routes.add({ prefix: Uint8Array.from(SIX_THEIRS), prefixLength: 64 });
+    const neighbour = stack.neighbours.entry(6, Uint8Array.from(SIX_THEIRS), 0);
+    stack.neighbours.setPermanent(neighbour, Uint8Array.from(THEIR_MAC), 0);
+    return { device, stack, local, them };
+  }
+
+  it('writes headers (RFC 8200 §3), with a flow label for each flow (RFC 6437)', () => {
+    const { device, stack, local, them } = make(0);
+    const labels: number[] = [];
+    for (const port of [1, 1, 2]) {
+      const data = Uint8Array.of(0, port, 0, 9, ...bytesOf(40));
+      assert.equal(stack.begin(local, them, TCP, 0xb9, 44, 7), BEGUN);
+      stack.outgoing.bytes.set(data, stack.outgoing.at);
+      stack.send(44, TCP_CHECKSUM);
+      const { bytes, flags } = device.sent.pop()!;
+      assert.deepEqual(Array.from(bytes.slice(0, 14)), [...THEIR_MAC, ...OUR_MAC, 0x86, 0xdd]);
+      const header = bytes.slice(14, 54);
+      const first = new DataView(header.buffer).getUint32(0);
+      assert.equal(first >>> 20, 0x6b9);
+      labels.push(first & 0xfffff);
+      assert.deepEqual(Array.from(header.slice(4)), [0, 44, TCP, 7, ...SIX_OURS, ...SIX_THEIRS]);
+      assert.equal(flags, 0);
+      assert.equal(checksum([...header.slice(8), 0, 0, 0, 44, 0, 0, 0, TCP, ...bytes.slice(54)]), 0);
+    }
+    assert.equal(labels[0], labels[1]);
+    assert.notEqual(labels[0], labels[2]);
+  });
+
+  it('leaves checksums and segments to the device', () => {
+    const { device, stack, local, them } = make(ALL_OFFLOADS);
+    assert.ok(stack.canSegment(6));
+    stack.begin(local, them, TCP, 0, 8020);
+    stack.outgoing.bytes.set(bytesOf(8020), stack.outgoing.at);
+    stack.send(8020, TCP_CHECKSUM, 20, 1440);
+    const [sent] = device.sent;
+    assert.deepEqual(
+      [sent!.flags, sent!.gsoType, sent!.hdrLen, sent!.gsoSize, sent!.csumStart, sent!.csumOffset],
+      [1, 4, 74, 1440, 54, 16],
+    );
+    const pseudo = [...SIX_OURS, ...SIX_THEIRS, 0, 0, 8020 >> 8, 8020 & 0xff, 0, 0, 0, TCP];
+    assert.equal(sent!.bytes[70]! * 256 + sent!.bytes[71]!, 0xffff - checksum(pseudo));
+  });
+
+  it('pings itself by ::1, and never on the wire', () => {
+    const { device, stack } = make(0);
+    let answer: EchoReply | null = null;
+    const loopback = new Uint8Array(16);
+    loopback[15] = 1;
+    stack.ping(loopback, { size: 3000 }, (_error, reply) => {
+      answer = reply;
+    });
+    for (let i = 0; i < 3; i++) stack.poll(0);
+    assert.equal(answer!.size, 3000);
+    assert.ok(
+      device.sent.every(({ bytes }) => bytes[20] === 58 || bytes[20] === 0),
+      'but for ND and MLD',
+    );
+  });
+
+  it('has none without it', () => {
+    const stack = new Stack({ device: new MemoryDevice(), random: seeded(3) });
+    const them = stack.destinations.hold(6, Uint8Array.from(SIX_THEIRS), 0);
+    const local = stack.locals.add(Uint8Array.from(SIX_OURS), 64);
+    assert.equal(stack.begin(local, them, TCP, 0, 20), UNREACHABLE);
+    assert.equal(stack.hasRoute(them), false);
+    assert.equal(stack.sourceFor(them), NOT_LOCAL);
   });
 });
 

@@ -37,6 +37,7 @@ interface Fields {
   csumStart?: number;
   csumOffset?: number;
   shown?: number;
+  maxFrameBytes?: number;
 }
 
 /** Asks for a packet's offloads, with fields of which a test may have bent some. */
@@ -51,6 +52,7 @@ function plan(offload: TransmitOffload, { bytes, transport, csumOffset }: Packet
     fields.gsoSize ?? 0,
     fields.csumStart ?? transport,
     fields.csumOffset ?? csumOffset,
+    fields.maxFrameBytes ?? 65_550,
   );
 }
 
@@ -303,6 +305,20 @@ describe('TransmitOffload', () => {
       }),
       { numRuns: 2000 },
     );
-    assert.ok(planned > 50, `only ${planned} were planned`);
+    assert.ok(planned > 20, `only ${planned} were planned`);
+  });
+
+  it('leaves IP in IP, and segments that are too long, to software', () => {
+    const of = packet({ ipVersion: 4, isTcp: true, payload: new Uint8Array(4000) });
+    const fields = { gsoType: VIRTIO_NET_HDR_GSO_TCPV4, gsoSize: 1000 };
+    const offload = new TransmitOffload();
+    assert.equal(plan(offload, of, fields), true);
+    assert.equal(plan(offload, of, { ...fields, maxFrameBytes: of.payload + 1000 }), true);
+    assert.equal(plan(offload, of, { ...fields, maxFrameBytes: of.payload + 999 }), false);
+    // A header of 40 bytes as the fields have it, in which another one of 20 stands.
+    const tunnel = Uint8Array.from([...of.bytes.subarray(0, of.ip + 20), ...of.bytes.subarray(of.ip)]);
+    tunnel[of.ip + 9] = 4;
+    const inner = { ...of, bytes: tunnel, transport: of.transport + 20 };
+    assert.equal(plan(offload, inner, fields), false);
   });
 });

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import fc from 'fast-check';
 import { DhcpClient, type DhcpHost, type DhcpOptions } from '../../../tcpip/dhcp/dhcp-client.ts';
-import { type Lease } from '../../../tcpip/dhcp/lease.ts';
+import type { Lease } from '../../../tcpip/dhcp/lease.ts';
 import { NEVER } from '../../../tcpip/network.ts';
 import { type ReplyShape, reply, requestOf, type SentRequest } from '../../helpers/dhcp-messages.ts';
 import { seconds, seeded } from '../../helpers/tcpip-wire.ts';
@@ -149,7 +149,10 @@ describe('the DHCP client', () => {
       for (const [i, expected] of [4, 8, 16, 32, 64, 64, 64].entries()) {
         assert.ok(Math.abs(gaps[i] - expected) <= 1, `${gaps}`);
       }
-      assert.ok(gaps.some((gap) => gap % 1 !== 0), 'at random');
+      assert.ok(
+        gaps.some((gap) => gap % 1 !== 0),
+        'at random',
+      );
       assert.ok(sent.every(({ type, secs, at }) => type === DISCOVER && secs === Math.floor(at / seconds(1))));
     });
 
@@ -163,7 +166,13 @@ describe('the DHCP client', () => {
       const d = new Dialogue();
       d.answer(d.one(), { type: OFFER });
       d.pass(seconds(66));
-      assert.deepEqual(d.sent().slice(0, 5).map(({ type }) => type), [REQUEST, REQUEST, REQUEST, REQUEST, DISCOVER]);
+      assert.deepEqual(
+        d
+          .sent()
+          .slice(0, 5)
+          .map(({ type }) => type),
+        [REQUEST, REQUEST, REQUEST, REQUEST, DISCOVER],
+      );
     });
 
     it('takes no address that somebody has: DECLINE, and again after 10 s', () => {
@@ -235,12 +244,14 @@ describe('the DHCP client', () => {
       d.pass(seconds(3600));
       const sent = d.sent();
       // T1 1800 and T2 3150: (3150 - 1800) / 2 … ; then until 3600.
-      assert.deepEqual(sent.map(({ at }) => Math.floor(at / seconds(1))), [1800, 2475, 2812, 2981, 3065, 3125, 3150, 3375, 3487, 3547, 3600]);
-      assert.deepEqual(sent.map(({ way }) => way), [
-        ...Array(6).fill('10.0.0.5 > 10.0.0.1'),
-        ...Array(4).fill('10.0.0.5 > everybody'),
-        '0.0.0.0 > everybody',
-      ]);
+      assert.deepEqual(
+        sent.map(({ at }) => Math.floor(at / seconds(1))),
+        [1800, 2475, 2812, 2981, 3065, 3125, 3150, 3375, 3487, 3547, 3600],
+      );
+      assert.deepEqual(
+        sent.map(({ way }) => way),
+        [...Array(6).fill('10.0.0.5 > 10.0.0.1'), ...Array(4).fill('10.0.0.5 > everybody'), '0.0.0.0 > everybody'],
+      );
       assert.equal(sent.at(-1)!.type, DISCOVER);
       assert.equal(d.events.at(-1), 'lost 10.0.0.5');
       assert.equal(d.saved.at(-1), null);
@@ -357,7 +368,10 @@ describe('the DHCP client', () => {
       assert.deepEqual(refused.saved, [null]);
       const ignored = new Dialogue({ lease: kept() });
       ignored.pass(seconds(15));
-      assert.deepEqual(ignored.sent().map(({ type }) => type), [REQUEST, REQUEST, DISCOVER]);
+      assert.deepEqual(
+        ignored.sent().map(({ type }) => type),
+        [REQUEST, REQUEST, DISCOVER],
+      );
     });
 
     it('does not take another address for it', () => {
@@ -414,9 +428,26 @@ describe('the DHCP client', () => {
 
     it('masks, routers, servers and MTUs that cannot be', () => {
       const d = new Dialogue();
-      d.bind({ mask: [255, 0, 255, 0], routers: [[127, 0, 0, 1], [10, 0, 0, 1]], dns: [[0, 0, 0, 0], [224, 0, 0, 1]], extra: [[26, [0, 100]], [15, [0x1b, 0x5b]]] });
+      d.bind({
+        mask: [255, 0, 255, 0],
+        routers: [
+          [127, 0, 0, 1],
+          [10, 0, 0, 1],
+        ],
+        dns: [
+          [0, 0, 0, 0],
+          [224, 0, 0, 1],
+        ],
+        extra: [
+          [26, [0, 100]],
+          [15, [0x1b, 0x5b]],
+        ],
+      });
       const { prefixLength, routes, dns, mtu, domain } = d.client.lease!;
-      assert.deepEqual({ prefixLength, routes: routes.map(({ gateway }) => gateway), dns, mtu, domain }, { prefixLength: 8, routes: ['10.0.0.1'], dns: [], mtu: undefined, domain: undefined });
+      assert.deepEqual(
+        { prefixLength, routes: routes.map(({ gateway }) => gateway), dns, mtu, domain },
+        { prefixLength: 8, routes: ['10.0.0.1'], dns: [], mtu: undefined, domain: undefined },
+      );
     });
   });
 
@@ -432,16 +463,28 @@ describe('the DHCP client', () => {
     });
 
     it('and are left out when they do not fit', () => {
-      for (const broken of [[33, 1, 2, 3, 4, 10, 0, 0, 1], [24, 10, 0, 0, 10, 0, 0], [0, 10, 0, 0]]) {
+      for (const broken of [
+        [33, 1, 2, 3, 4, 10, 0, 0, 1],
+        [24, 10, 0, 0, 10, 0, 0],
+        [0, 10, 0, 0],
+      ]) {
         const d = new Dialogue();
         d.bind({ extra: [[121, broken]] });
-        assert.deepEqual(d.client.lease?.routes.map(({ gateway }) => gateway), ['10.0.0.1']);
+        assert.deepEqual(
+          d.client.lease?.routes.map(({ gateway }) => gateway),
+          ['10.0.0.1'],
+        );
       }
     });
 
     it('MTU and domain name', () => {
       const d = new Dialogue();
-      d.bind({ extra: [[26, [0x05, 0x14]], [15, [...Buffer.from('example.org')]]] });
+      d.bind({
+        extra: [
+          [26, [0x05, 0x14]],
+          [15, [...Buffer.from('example.org')]],
+        ],
+      });
       assert.equal(d.client.lease?.mtu, 1300);
       assert.equal(d.client.lease?.domain, 'example.org');
     });
@@ -449,7 +492,10 @@ describe('the DHCP client', () => {
     it('go on in file and sname (overload, RFC 2132 §9.3), and in several parts (RFC 3396)', () => {
       const d = new Dialogue();
       const shape = {
-        extra: [[52, [3]], [15, [...Buffer.from('exam')]]] as [number, number[]][],
+        extra: [
+          [52, [3]],
+          [15, [...Buffer.from('exam')]],
+        ] as [number, number[]][],
         file: [15, 4, ...Buffer.from('ple.'), 255],
         sname: [15, 3, ...Buffer.from('org'), 26, 2, 0x05, 0x14, 255],
       };
@@ -466,15 +512,23 @@ describe('the DHCP client', () => {
 
     it('of ours that cannot be are refused', () => {
       const make = (options: DhcpOptions): DhcpClient => new Dialogue(options).client;
-      assert.throws(() => make({ clientId: Uint8Array.of(1) }), { name: 'RangeError', message: /client identifier of 1 bytes: it has 2 to 255/ });
+      assert.throws(() => make({ clientId: Uint8Array.of(1) }), {
+        name: 'RangeError',
+        message: /client identifier of 1 bytes: it has 2 to 255/,
+      });
       assert.throws(() => make({ hostName: 'no way' }), { name: 'RangeError', message: /host name "no way"/ });
-      assert.throws(() => make({ lease: { address: 'nonsense' } as Lease }), { name: 'RangeError', message: /lease's address is "nonsense"/ });
+      assert.throws(() => make({ lease: { address: 'nonsense' } as Lease }), {
+        name: 'RangeError',
+        message: /lease's address is "nonsense"/,
+      });
     });
   });
 
   it('whatever servers say: nothing throws, and a lease is one that can be', () => {
     const bytes4 = fc.uint8Array({ minLength: 4, maxLength: 4 }).map((bytes) => [...bytes]);
-    const option = fc.tuple(fc.constantFrom(1, 3, 6, 15, 26, 51, 52, 54, 58, 59, 61, 121, 0, 255), fc.uint8Array({ maxLength: 20 })).map(([number, value]) => [number, [...value]] as [number, number[]]);
+    const option = fc
+      .tuple(fc.constantFrom(1, 3, 6, 15, 26, 51, 52, 54, 58, 59, 61, 121, 0, 255), fc.uint8Array({ maxLength: 20 }))
+      .map(([number, value]) => [number, [...value]] as [number, number[]]);
     const shape = fc.record(
       {
         type: fc.constantFrom(OFFER, ACK, NAK, 0),
@@ -498,7 +552,10 @@ describe('the DHCP client', () => {
           last = d.sent().at(-1) ?? last;
           const { lease } = d.client;
           if (lease === null) continue;
-          assert.equal(d.client.state === 'bound' || d.client.state === 'renewing' || d.client.state === 'rebinding', true);
+          assert.equal(
+            d.client.state === 'bound' || d.client.state === 'renewing' || d.client.state === 'rebinding',
+            true,
+          );
           assert.ok(lease.renewalSeconds <= lease.rebindingSeconds && lease.rebindingSeconds <= lease.leaseSeconds);
           assert.ok(Number(lease.address.split('.')[0]) < 224);
         }

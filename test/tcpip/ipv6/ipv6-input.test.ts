@@ -11,6 +11,7 @@ import {
   ipv6,
   isIntact,
   PEER,
+  routerAdvertisement,
   type Sent,
   u16,
   u32,
@@ -474,6 +475,35 @@ describe('IPv6 packets out', () => {
     assert.equal(host.ipv6.counters.fragCreates, 4);
   });
 
+  it('of a flow have one label, and others another (RFC 6437); the hop limit is what routers advise', () => {
+    const labelOf = (host: Ipv6Host, port: number): { label: number; hopLimit: number } => {
+      const destination = host.stack.destinations.hold(6, Uint8Array.from(ip(THEIRS)), 0);
+      assert.equal(host.stack.begin(host.stack.sourceFor(destination), destination, UDP, 0, 8), 0);
+      const { bytes, at } = host.stack.outgoing;
+      bytes.set([port >> 8, port & 0xff, 0, 53, 0, 8, 0, 0], at);
+      host.stack.send(8, 6);
+      host.stack.destinations.letGo(destination);
+      host.settle();
+      const [{ packet, hopLimit }] = host.sent();
+      return { label: ((packet[1] & 0x0f) << 16) | (packet[2] << 8) | packet[3], hopLimit };
+    };
+    const labels = [1, 2].map((seed) => {
+      const host = new Ipv6Host({ seed, dadTransmits: 0 });
+      host.add(OURS);
+      const neighbour = host.stack.neighbours.entry(6, Uint8Array.from(ip(THEIRS)), 0);
+      host.stack.neighbours.setPermanent(neighbour, Uint8Array.from(THEIR_MAC), host.now);
+      host.pass(seconds(1.5));
+      host.give(routerAdvertisement({ curHopLimit: 77 }));
+      host.sent();
+      const each = Array.from({ length: 200 }, (_, i) => labelOf(host, 1000 + i));
+      assert.deepEqual(labelOf(host, 1000), each[0]);
+      assert.ok(new Set(each.map(({ label }) => label)).size >= 198, 'flows hardly ever share one');
+      assert.ok(each.every(({ hopLimit }) => hopLimit === 77));
+      return each[0].label;
+    });
+    assert.notEqual(labels[0], labels[1], 'nobody can tell them beforehand');
+  });
+
   it('packet too big lowers the path MTU, not below 1280, where the sender believes it (RFC 8201)', () => {
     const { host } = ready();
     const told: number[][] = [];
@@ -546,6 +576,49 @@ describe('IPv6 packets out', () => {
 });
 
 describe('ICMPv6', () => {
+  it('errors with whatever they quote: nothing throws, and a transport gets 8 bytes at least', () => {
+    const { host } = ready();
+    let told = 0;
+    for (const protocol of [TCP, 132]) {
+      host.stack.addTransport(protocol, {
+        input: () => {},
+        error: (_kind, quoted) => {
+          assert.ok(quoted.end - quoted.at >= 8 && quoted.end <= quoted.bytes.length);
+          told++;
+          return true;
+        },
+        writable: () => {},
+      });
+    }
+    const next = fc.constantFrom(HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION, NO_NEXT, TCP, UDP, 58, 132);
+    const quote = fc
+      .tuple(next, fc.uint8Array({ maxLength: 60 }), fc.integer({ min: 0, max: 100 }))
+      .map(([nextHeader, payload, cut]) =>
+        ipv6(payload, {
+          source: OURS,
+          destination: THEIRS,
+          nextHeader,
+          payloadLength: payload.length + (cut % 7),
+        }).slice(0, cut),
+      );
+    fc.assert(
+      fc.property(
+        fc.integer({ min: 0, max: 6 }),
+        fc.integer({ min: 0, max: 9 }),
+        fc.nat(70_000),
+        quote,
+        (type, code, word, quoted) => {
+          host.give(icmpv6(type, code, [...u32(word), ...quoted], shape));
+        },
+      ),
+      { numRuns: 3000 },
+    );
+    assert.ok(told > 30, `${told} errors were told`);
+    host.sent();
+    host.give(icmpv6(128, 0, [0, 1, 0, 1], shape));
+    assert.equal(host.sent().length, 1);
+  });
+
   it('answers an echo request with what it held, from the address it was for (RFC 4443 §4.2)', () => {
     const { host } = ready();
     host.give(icmpv6(128, 0, [0x12, 0x34, 0, 1, 9, 8, 7], shape));

@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict';
 import fc from 'fast-check';
-import { attachIgmp, groupsOf } from '../../../tcpip/multicast/attach-igmp.ts';
-import type { Igmp } from '../../../tcpip/multicast/igmp.ts';
+import { Igmp } from '../../../tcpip/multicast/igmp.ts';
 import { Stack } from '../../../tcpip/stack.ts';
 import { checksum, frame, ipv4 } from '../../helpers/tcpip-packets.ts';
 import { MemoryDevice, seconds, seeded } from '../../helpers/tcpip-wire.ts';
@@ -25,7 +24,9 @@ class Host {
   constructor(withAddress = true) {
     this.stack = new Stack({ device: this.device, random: seeded(1) });
     this.stack.advance(this.now);
-    this.igmp = attachIgmp(this.stack);
+    this.igmp = new Igmp(this.stack);
+    this.stack.ipv4.groups = this.igmp;
+    this.stack.addTransport(2, this.igmp);
     if (withAddress) this.stack.addAddress(Uint8Array.of(10, 0, 0, 1), 24);
     this.pass(seconds(10));
     this.device.sent = [];
@@ -133,10 +134,10 @@ describe('IGMP', () => {
     };
     give(S1);
     assert.equal(count, 0);
-    groupsOf(host.stack, host.igmp).join(of(GROUP));
+    host.igmp.join(of(GROUP), host.now);
     give(S1);
     assert.equal(count, 1);
-    groupsOf(host.stack, host.igmp).leave(of(GROUP));
+    host.igmp.leave(of(GROUP), host.now);
     host.igmp.setFilter(of(GROUP), host, { mode: 'include', sources: [of(S1)] }, host.now);
     give(S1);
     give(S2);
