@@ -118,7 +118,7 @@ export class NetworkStack implements SocketStack, DatagramStack, AsyncDisposable
     this.device = device;
     this.lookup = lookup;
     this.stack = new Stack({ device, random, vlan });
-    this.#tcp = new Tcp(this.stack, random, tcp);
+    this.#tcp = new Tcp(this.stack, random, { ...tcp, clock: () => this.loop.now });
     this.#udp = new Udp(this.stack, random);
     this.stack.addTransport(IPPROTO_TCP, this.#tcp);
     this.stack.addTransport(IPPROTO_UDP, this.#udp);

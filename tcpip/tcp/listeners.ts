@@ -20,6 +20,7 @@ import {
   KNOWN,
   NO_CONNECTION,
   NO_DELAY,
+  ORPHAN,
   PACED,
   SACK_PERMITTED,
   SYN_RECEIVED,
@@ -282,7 +283,9 @@ export class Listeners {
     } catch (thrown) {
       core.onError(thrown);
     }
+    // It may have been closed by the program meanwhile.
     if (!connections.has(c)) return false;
+    if (connections.hasFlag(c, ORPHAN)) return true;
     if (program === null) {
       this.#output.reset(c);
       core.drop(c, null);

@@ -61,7 +61,8 @@ export class TwoHosts {
   readonly b: Host;
   readonly options: PathOptions;
   readonly #random: () => number;
-  #flying: Flying[] = [];
+  /** A heap: what arrives next is first. */
+  readonly #flying: Flying[] = [];
   #order = 0;
   /** When the line to a host is free again. */
   readonly #free = new Map<Host, Time>();
@@ -106,8 +107,8 @@ export class TwoHosts {
     }
     at += options.delay ?? 100;
     if (this.#chance(options.reorder)) at += options.reorderBy ?? 1000;
-    this.#flying.push({ at, order: this.#order++, to, sent });
-    if (this.#chance(options.duplicate)) this.#flying.push({ at: at + 10, order: this.#order++, to, sent });
+    this.#fly({ at, order: this.#order++, to, sent });
+    if (this.#chance(options.duplicate)) this.#fly({ at: at + 10, order: this.#order++, to, sent });
   }
 
   /** What is to be done now is done: called by itself after every event; by tests after calls of their own. */
@@ -120,12 +121,12 @@ export class TwoHosts {
     let events = 0;
     this.settle();
     for (;;) {
-      const next = this.#next();
+      const next = this.#flying[0] ?? null;
       const due = Math.min(next?.at ?? Number.POSITIVE_INFINITY, this.a.tcp.deadline, this.b.tcp.deadline);
       if (due > until || due === Number.POSITIVE_INFINITY) break;
       this.now = Math.max(this.now, due);
       if (next !== null && next.at <= this.now) {
-        this.#flying.splice(this.#flying.indexOf(next), 1);
+        this.#land();
         next.to.tcp.input(packetOf(next.sent, next.to.network), this.now);
         next.to.tcp.settle(this.now);
       } else {
@@ -145,13 +146,34 @@ export class TwoHosts {
     return this.run(this.now + microseconds);
   }
 
-  #next(): Flying | null {
-    let best: Flying | null = null;
-    for (const one of this.#flying) {
-      if (best === null || one.at < best.at || (one.at === best.at && one.order < best.order)) best = one;
+  #fly(one: Flying): void {
+    const heap = this.#flying;
+    let i = heap.push(one) - 1;
+    while (i > 0 && isBefore(one, heap[(i - 1) >> 1]!)) {
+      heap[i] = heap[(i - 1) >> 1]!;
+      i = (i - 1) >> 1;
     }
-    return best;
+    heap[i] = one;
   }
+
+  #land(): void {
+    const heap = this.#flying;
+    const last = heap.pop()!;
+    if (heap.length === 0) return;
+    let i = 0;
+    for (;;) {
+      let child = 2 * i + 1;
+      if (child + 1 < heap.length && isBefore(heap[child + 1]!, heap[child]!)) child++;
+      if (child >= heap.length || !isBefore(heap[child]!, last)) break;
+      heap[i] = heap[child]!;
+      i = child;
+    }
+    heap[i] = last;
+  }
+}
+
+function isBefore(one: Flying, other: Flying): boolean {
+  return one.at < other.at || (one.at === other.at && one.order < other.order);
 }
 
 /** What a device makes of a super-frame. */
