@@ -464,7 +464,9 @@ export class Arrival {
     const { received } = transfer;
     counters.outOfOrder++;
     const memory = received.memory;
-    if (core.receiveMemory < core.options.receiveMemory) received.insert(seq, segment.bytes, at, at + bytes);
+    // Small pieces cost more than they are: their sender may not make us pay for more than two windows.
+    const hasRoom = memory < 2 * transfer.receiveBuffer && core.receiveMemory < core.options.receiveMemory;
+    if (hasRoom) received.insert(seq, segment.bytes, at, at + bytes);
     else counters.receiveDrops++;
     core.receiveMemory += received.memory - memory;
     connections.setFlag(c, ACK_NOW);

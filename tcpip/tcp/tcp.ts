@@ -133,6 +133,11 @@ export class Tcp implements TcpUser, Transport, Ticking {
     return this.#core.timeWait.count;
   }
 
+  /** Bytes that wait for programs, or for what comes before them, over all connections. */
+  get receiveMemory(): number {
+    return this.#core.receiveMemory;
+  }
+
   set onWork(callback: () => void) {
     this.#core.onWork = callback;
   }
