@@ -62,6 +62,9 @@ export class Arrival {
   /** The connection whose data is being given away, for the callback below. */
   #giving = 0;
 
+  /** Small segments get through, where large ones did not. */
+  onNarrowPath: (c: number, transfer: Transfer) => void = () => {};
+
   constructor(core: TcpCore, output: Output, handshake: Handshake) {
     this.#core = core;
     this.#output = output;
@@ -234,6 +237,7 @@ export class Arrival {
       sndUna[c] = ack;
       transfer.sendBuffer.acknowledge(ack);
       transfer.blackHoleTries = 0;
+      if (transfer.fullMss > 0 && core.now >= transfer.retryFullAt) this.onNarrowPath(c, transfer);
       if (transfer.hasSendUrgent && !before(ack, transfer.sndUp)) transfer.hasSendUrgent = false;
     }
     this.#tellSender(c, transfer, windowChanged);
@@ -380,7 +384,9 @@ export class Arrival {
       this.#acknowledgeNow(c);
       return;
     }
-    let { seq, dataAt } = segment;
+    let { dataAt } = segment;
+    // SYN has the first number (RFC 7413, and a SYN-ACK with data).
+    let seq = (segment.flags & TCP_SYN) !== 0 ? plus(segment.seq, 1) : segment.seq;
     let end = plus(seq, segment.dataLength);
     let fin = (segment.flags & TCP_FIN) !== 0;
     if ((flags[c]! & ORPHAN) !== 0 && segment.dataLength > 0 && after(end, rcvNxt[c]!)) {

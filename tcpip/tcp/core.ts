@@ -230,6 +230,7 @@ export class TcpCore {
     connections.cwnd[c] = saved.cwnd;
     connections.ssthresh[c] = saved.ssthresh;
     this.receiveMemory -= transfer.received.memory;
+    connections.mss[c] = Math.max(connections.mss[c]!, transfer.fullMss);
     connections.transfer[c] = NO_TRANSFER;
     this.transfers.release(number);
   }

@@ -137,7 +137,10 @@ export class Handshake {
     }
     network.send(header + data, TCP_CHECKSUM);
     core.counters.outSegs++;
-    if (isAnswer) connections.lastAckSent[c] = rcvNxt[c]!;
+    if (isAnswer) {
+      connections.lastAckSent[c] = rcvNxt[c]!;
+      connections.clearFlag(c, ACK_NOW);
+    }
   }
 
   /** Bytes to send in the SYN, where a cookie is known. */

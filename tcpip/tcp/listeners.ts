@@ -237,7 +237,7 @@ export class Listeners {
     const { connections } = this.#core;
     const { sndUna, sndNxt, rcvNxt, rcvEdge } = connections;
     rcvNxt[c] = plus(segment.seq, 1);
-    rcvEdge[c] = rcvNxt[c]!;
+    rcvEdge[c] = plus(rcvNxt[c]!, Math.min(idleBuffer(this.#core, c), TCP_MAX_WINDOW));
     sndUna[c] = reused === ABSENT ? this.#core.initialSequence(c) : reused;
     sndNxt[c] = plus(sndUna[c]!, 1);
     this.#handshake.takeOptions(c);
@@ -246,8 +246,9 @@ export class Listeners {
     if (asksEcn && listener.settings.ecn !== false) connections.setFlag(c, ECN | ECN_WANTED);
     listener.waiting++;
     const isEarly = this.#offerFastOpen(c, listener, packet);
+    // Its data first: the SYN-ACK acknowledges that, too (RFC 7413 §4.2.2).
+    if (isEarly && !this.#acceptEarly(c, listener, packet)) return;
     this.#handshake.sendSyn(c);
-    if (isEarly) this.#acceptEarly(c, listener, packet);
   }
 
   /** A row for a connection of this listener, with what the packet says of its ends. */
@@ -311,15 +312,15 @@ export class Listeners {
     return false;
   }
 
-  #acceptEarly(c: number, listener: PortListener, packet: Packet): void {
+  /** False: the connection is gone. */
+  #acceptEarly(c: number, listener: PortListener, packet: Packet): boolean {
     const core = this.#core;
     core.counters.fastOpenPassive++;
     core.connections.setFlag(c, FAST_OPENED);
     listener.waiting--;
-    if (!this.#accept(c, listener)) return;
-    core.connections.sndUna[c] = plus(core.connections.sndUna[c]!, 0);
+    if (!this.#accept(c, listener)) return false;
     this.#handshake.onData(c, packet);
-    if (core.connections.has(c)) core.touch(c);
+    return core.connections.has(c);
   }
 
   // ---- SYN cookies, RFC 4987 §3.6

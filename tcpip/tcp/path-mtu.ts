@@ -2,6 +2,7 @@
  * How large segments may be: what ICMP says of the path (RFC 1191, RFC 8201, believed by RFC 5927's rules), and what shows
  * by itself where ICMP is swallowed (RFC 4821): a segment size that nothing gets through with is halved.
  */
+import { MICROSECONDS_PER_SECOND } from '../network.ts';
 import type { TcpCore } from './core.ts';
 import { PADDED_TIMESTAMPS_LENGTH } from './segment.ts';
 import type { Transfer } from './transfer.ts';
@@ -14,6 +15,8 @@ const MIN_MTU_IPV4 = 552;
 /** RFC 4821 §7.2: where the search begins, and ends. */
 const BASE_MSS = 1024;
 const LEAST_MSS = 512;
+/** A path may have become wider after ten minutes (RFC 1191 §6.3). */
+const RETRY_TIME = 600 * MICROSECONDS_PER_SECOND;
 
 export class PathMtu {
   readonly #core: TcpCore;
@@ -46,7 +49,20 @@ export class PathMtu {
     const { mss } = this.#core.connections;
     if (mss[c]! <= LEAST_MSS) return;
     transfer.blackHoleTries = 0;
+    if (transfer.fullMss === 0) transfer.fullMss = mss[c]!;
+    transfer.blackHoles++;
+    // The first one may have been an outage: then the full size is tried again as soon as something gets through.
+    transfer.retryFullAt = transfer.blackHoles === 1 ? this.#core.now : this.#core.now + RETRY_TIME;
     this.#shrink(c, mss[c]! > BASE_MSS ? BASE_MSS : Math.max(LEAST_MSS, mss[c]! >>> 1));
+  }
+
+  /** Something got through in small segments: perhaps large ones do, too (RFC 4821 §7.4, with the full size as the probe). */
+  retryFull(c: number, transfer: Transfer): void {
+    const core = this.#core;
+    const { mss } = core.connections;
+    mss[c] = Math.max(mss[c]!, transfer.fullMss);
+    transfer.fullMss = 0;
+    transfer.sender.growMss(core.payloadMss(c));
   }
 
   /** What is in flight in larger pieces is lost, and goes again in smaller ones. */

@@ -117,6 +117,7 @@ export class Tcp implements TcpUser, Transport, Ticking {
     this.#output.onDone = (c) => this.#timers.schedule(c);
     this.#handshake.onData = (c, packet) => this.#arrival.takeData(c, packet);
     this.#listeners.onCookie = (c, packet) => this.#arrival.synchronized(c, packet);
+    this.#arrival.onNarrowPath = (c, transfer) => this.#pathMtu.retryFull(c, transfer);
     this.#timers.onBlackHole = (c, transfer) => this.#pathMtu.blackHole(c, transfer);
   }
 

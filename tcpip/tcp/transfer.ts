@@ -61,6 +61,10 @@ export class Transfer {
   sendBufferBytes = 0;
   /** Retransmission time-outs in a row at the present segment size, for black holes (RFC 4821 §7.7). */
   blackHoleTries = 0;
+  /** The segment size before it was made smaller for a black hole, or 0; how often that was; when the old one is tried again. */
+  fullMss = 0;
+  blackHoles = 0;
+  retryFullAt: Time = NEVER;
 
   /** Nothing has happened since, in µs: to be idle again. */
   touched: Time = 0;
@@ -85,6 +89,9 @@ export class Transfer {
     this.hasSendUrgent = false;
     this.sendBufferBytes = 0;
     this.blackHoleTries = 0;
+    this.fullMss = 0;
+    this.blackHoles = 0;
+    this.retryFullAt = NEVER;
     this.touched = now;
   }
 

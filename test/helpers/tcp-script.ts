@@ -58,6 +58,8 @@ export class TcpScript {
   /** Virtual time in µs. */
   now = 10_000_000;
   connection: Connection = -1;
+  /** The segment that left last. */
+  lastSent: Sent | null = null;
   /** What leaves is of no interest, calls for a connection that is gone do nothing, and data may be any: for random dialogues. */
   quiet = false;
   readonly #options: ScriptOptions;
@@ -81,7 +83,10 @@ export class TcpScript {
     this.tcp.onError = (error) => {
       throw error;
     };
-    this.network.onSent = (sent) => this.#sent.push({ at: this.now, sent });
+    this.network.onSent = (sent) => {
+      this.lastSent = sent;
+      this.#sent.push({ at: this.now, sent });
+    };
   }
 
   /** Plays the lines; throws AssertionError with the dialogue so far. */
@@ -238,6 +243,12 @@ export class TcpScript {
     }
   }
 
+  /** The next segments are of another connection: numbers count anew. */
+  restart(): void {
+    this.#isIssKnown = false;
+    this.#dataRead = 0;
+  }
+
   /** Sees what left, for the ISS, and forgets it. */
   #forgetSent(): void {
     for (const { sent } of this.#sent.splice(0)) this.#noteIss(sent);
@@ -293,7 +304,8 @@ export class TcpScript {
     if (parsed.urgent !== null) writer.urgent(parsed.urgent);
     for (const option of parsed.options ?? []) this.#writeOption(writer, option);
     const header = writer.end();
-    for (let i = 0; i < parsed.length; i++) bytes[header + i] = pattern(parsed.seq - 1 + i);
+    const first = parsed.seq - ((parsed.flags & 0x02) !== 0 ? 0 : 1);
+    for (let i = 0; i < parsed.length; i++) bytes[header + i] = pattern(first + i);
     const segment = bytes.subarray(0, header + parsed.length);
     const trafficClass = parsed.marks.includes('ce') ? 3 : 0;
     const sent: Sent = {

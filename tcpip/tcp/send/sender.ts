@@ -386,9 +386,8 @@ export class Sender {
     // The hole goes first; F-RTO wants to see what new data does (RFC 5682 §3.1 step 2b).
     if (this.#frto === 2) return this.#frtoNew;
     if (records.lostBytes > 0 && this.#state !== OPEN) return 0;
-    let room = window.cwnd - records.inFlight;
-    // Limited transmit (RFC 3042): two segments for the first two duplicates.
-    if (!this.#hasSack && this.#state === OPEN) room += Math.min(this.#duplicates, DUPLICATES - 1) * window.mss;
+    // A duplicate ACK takes a segment out of what is in flight: that is limited transmit (RFC 3042), too.
+    const room = window.cwnd - records.inFlight;
     if (room <= 0 || !this.#mayPace(now)) return 0;
     return room;
   }
@@ -491,7 +490,7 @@ export class Sender {
     if (ack.ece && this.#hasEcn) this.#reduceForEcn(now);
     this.#detectLoss(now);
     this.#walk(ack, advance, now);
-    this.#control!.delivered(window, this.#describe(priorInFlight, now), now);
+    this.#control!.delivered(window, this.#describe(priorInFlight, advance > 0, now), now);
     if (this.#state === RECOVERY && !this.#control!.governsRecovery) this.#applyPrr(advance > 0);
     if (this.#hasBeenFull && atOrAfter(this.una, this.#fullUntil)) {
       this.#hasBeenFull = false;
@@ -655,7 +654,9 @@ export class Sender {
   // ---- states
 
   #walk(ack: Acknowledgment, advance: number, now: Time): void {
-    if (this.#state !== OPEN && advance > 0 && this.#isSpurious(ack, now)) this.#undo(now);
+    // D-SACK may come when all is repaired.
+    const mayUndo = (this.#state !== OPEN && advance > 0) || ack.dsack;
+    if (mayUndo && this.#isSpurious(ack, now)) this.#undo(now);
     if (this.#state === LOSS && this.#frto !== 0 && !this.#proceedFrto(advance, now)) return;
     if (this.#state !== OPEN && atOrAfter(this.una, this.#recoveryPoint)) this.#endRecovery();
     if (this.#state !== RECOVERY && this.records.lostBytes > 0 && this.#state !== LOSS) this.#enterRecovery(now);
@@ -877,7 +878,7 @@ export class Sender {
     this.#firstSentAt = sentAt;
   }
 
-  #describe(priorInFlight: number, now: Time): Delivery {
+  #describe(priorInFlight: number, isAdvance: boolean, now: Time): Delivery {
     const { records, rtts, window } = this;
     const delivery = this.#delivery;
     delivery.bytes = this.#newlyDelivered;
@@ -893,8 +894,9 @@ export class Sender {
     delivery.nxt = this.nxt;
     // In slow start the window may grow to twice of what was in use.
     const isSlowStart = window.cwnd < window.ssthresh;
+    // And only with new data acknowledged: a duplicate ACK makes room, and no more (RFC 5681 §3.2).
     delivery.isWindowLimited =
-      this.#hasBeenFull || this.#state === LOSS || (isSlowStart && window.cwnd < 2 * this.#mostInFlight);
+      isAdvance && (this.#hasBeenFull || this.#state === LOSS || (isSlowStart && window.cwnd < 2 * this.#mostInFlight));
     delivery.rate = 0;
     delivery.priorDelivered = this.#rateSlotDelivered;
     delivery.isAppLimited = this.#rateIsAppLimited;
@@ -928,6 +930,14 @@ export class Sender {
       this.#frto = 0;
     }
     this.#rtoAt = now + this.rto;
+  }
+
+  /** Segments may be larger again; what is in flight stays as it is. */
+  growMss(mss: number): void {
+    const { window } = this;
+    if (mss <= window.mss) return;
+    window.cwnd = Math.max(window.cwnd, 2 * mss);
+    window.mss = mss;
   }
 
   /** Longer than a time-out nothing was sent (RFC 5681 §4.1): called before something is. */
