@@ -78,6 +78,13 @@ export class TimeWaitTable {
     this.#chunks = new Array(2 ** Math.ceil(Math.log2(this.#capacity / CHUNK + 2)));
   }
 
+  /** Bytes of an entry over all columns, with its part of the hash when the table is full. */
+  get bytesPerEntry(): number {
+    const columns = Object.values(newChunk()) as { BYTES_PER_ELEMENT: number }[];
+    const row = columns.reduce((bytes, column) => bytes + column.BYTES_PER_ELEMENT, 0);
+    return row + (this.#heads.length * this.#heads.BYTES_PER_ELEMENT) / this.#capacity;
+  }
+
   /** An entry for a connection that has ended now. Gives its slot. */
   add(
     local: number,
