@@ -26,6 +26,8 @@ import {
   RAL,
   STATUS,
   STATUS_PCIE_MASTER_ENABLE,
+  TDBAH,
+  TDT,
 } from '../../nic/registers.ts';
 import { VfioUserClient } from '../../nic/vfio-user/client.ts';
 import { frameBytes } from '../helpers/frame-bytes.ts';
@@ -148,6 +150,18 @@ describe('ringswitch model', function () {
     assert.match(model.log, /card1: DMA_MAP is refused: 4096 bytes at 0x100000000: its descriptor is no file/);
   });
 
+  it('tells of descriptors in memory that it was not given, and goes on', async () => {
+    await using model = await CardModel.start();
+    using card = new RingCard(model.sockets[0]!, HLREG0_LPBK);
+    const { registers } = card.client;
+    registers.write32(TDBAH(0), 0xffff_0000);
+    registers.write32(TDT(0), 1);
+    const told = /card0: transmit queue 0 stops: no memory at 0xffff0000[0-9a-f]{8}, descriptor 0/;
+    await until('told', () => told.test(model.log));
+    assert.ok(model.running);
+    assert.notEqual(card.read(STATUS), 0xffff_ffff);
+  });
+
   it('cables a card to a tap, which it creates', async () => {
     await using host = await NetworkNamespace.create('model');
     await using model = host.spawn([RINGSWITCH, 'model', '82599', '--socket', socket, '--tap', 'wire0']);
@@ -220,6 +234,7 @@ describe('ringswitch model', function () {
     [['82599', '--socket', 'a', '--tun', '/dev/net/tun'], 1, /--tun says how to open a tap: give --tap/],
     [['82599', '--socket', 'a', '--mac', '02:00:00:00:00'], 1, /02:00:00:00:00 is no MAC address: six octets/],
     [['82599', '--socket', 'a', '--mac', '01:00:00:00:00:01'], 1, /is a group address: a card has one of its own/],
+    [['82599', '--socket', 'a', '--mac', '00:00:00:00:00:00'], 1, /00:00:00:00:00:00 is nobody's address: a card has/],
     [['82599', '--socket', 'a', '--device', 'x520'], 1, /x520 is no PCI device id: four hexadecimal digits/],
     [['82599', '--socket', 'a', '--tap', 'a-name-that-is-too-long'], 1, /tap a-name.*: a tap's name has 1 to 15 bytes/],
     [['82599', '--socket', 'a', '--tap', 't', '--tun', '/nowhere'], 1, /tap t: open\(path="\/nowhere".*ENOENT/],

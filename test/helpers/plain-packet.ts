@@ -68,6 +68,27 @@ export function packet(shape: PacketShape): Packet {
   };
 }
 
+/** `count` more bytes of IPv4 options, or an IPv6 destination options header of as many, between the headers. */
+export function withOptions(of: Packet, { ipVersion }: Pick<PacketShape, 'ipVersion'>, count: number): Packet {
+  const at = ipVersion === 4 ? of.ip + 20 : of.ip + 40;
+  const extra = new Uint8Array(count).fill(1);
+  const bytes = Uint8Array.from([...of.bytes.subarray(0, at), ...extra, ...of.bytes.subarray(at)]);
+  const view = new DataView(bytes.buffer);
+  if (ipVersion === 4) {
+    bytes[of.ip] = 0x40 | ((20 + count) / 4);
+    view.setUint16(of.ip + 2, view.getUint16(of.ip + 2) + count);
+    view.setUint16(of.ip + 10, 0);
+    view.setUint16(of.ip + 10, 0xffff - onesSum(bytes.subarray(of.ip, at + count)));
+  } else {
+    // Next header, length in units of 8 bytes without the first, and PadN over the rest.
+    bytes.set([bytes[of.ip + 6]!, count / 8 - 1, 1, count - 4], at);
+    bytes.fill(0, at + 4, at + count);
+    bytes[of.ip + 6] = 60;
+    view.setUint16(of.ip + 4, view.getUint16(of.ip + 4) + count);
+  }
+  return { ...of, bytes, transport: of.transport + count, payload: of.payload + count };
+}
+
 function defaultAddresses(version: 4 | 6): { from: number[]; to: number[] } {
   if (version === 4) return { from: [10, 0, 0, 1], to: [10, 0, 0, 2] };
   const zeros = new Array<number>(13).fill(0);

@@ -4,6 +4,7 @@
  */
 import { parentPort, Worker, workerData } from 'node:worker_threads';
 import { close } from '../../linux/file.ts';
+import { memfd } from '../../linux/mman.ts';
 import { POLLIN, PollSet } from '../../linux/poll.ts';
 import { receiveDescriptors, sendDescriptors } from '../../linux/socket.ts';
 import { acceptUnix, bindUnix, listenUnix } from '../../linux/unix-socket.ts';
@@ -22,7 +23,14 @@ export type Fault =
   | 'half'
   | 'short'
   | 'wrong data'
+  | 'less data'
+  | 'newer'
+  | 'descriptors'
+  | 'half with descriptors'
   | 'refuses';
+
+/** What the descriptors are called that come with replies, though nobody asked for any. */
+export const UNASKED = 'unasked';
 
 interface Options {
   path: string;
@@ -38,10 +46,12 @@ export async function startServerThread(options: Options): Promise<{ stop(): Pro
     worker.once('message', () => resolve());
     worker.once('error', reject);
   });
+  // A bad one ends by itself when its client goes, perhaps before it is stopped.
+  const exited = new Promise<void>((resolve) => worker.once('exit', () => resolve()));
   return {
     stop: async () => {
       worker.postMessage('stop');
-      await new Promise((resolve) => worker.once('exit', resolve));
+      await exited;
     },
   };
 }
@@ -77,9 +87,15 @@ function misbehave({ path, fault, after = 0 }: Options): void {
       if (message === null) continue;
       const reply = session.handle(message);
       if (reply === null) continue;
-      const bytes = handled++ < after ? reply : spoilt(reply, fault!);
+      const isSpoilt = handled++ >= after;
+      const bytes = isSpoilt ? spoilt(reply, fault!) : reply;
       if (bytes === null) return;
-      if (bytes.length > 0) sendDescriptors(client, bytes, []);
+      const fds = isSpoilt && fault!.endsWith('descriptors') ? [memfd(UNASKED, 0), memfd(UNASKED, 0)] : [];
+      try {
+        if (bytes.length > 0) sendDescriptors(client, bytes, fds);
+      } finally {
+        for (const fd of fds) close(fd);
+      }
     }
   } finally {
     session.close();
@@ -104,6 +120,9 @@ function spoilt(reply: Buffer, fault: Fault): Buffer | null {
     case 'command':
       bytes.writeUInt32LE(0, 8);
       return bytes;
+    case 'descriptors':
+      return bytes;
+    case 'half with descriptors':
     case 'half':
       return bytes.subarray(0, 20);
     case 'short':
@@ -111,6 +130,13 @@ function spoilt(reply: Buffer, fault: Fault): Buffer | null {
       return bytes.subarray(0, 16);
     case 'wrong data':
       return bytes.fill(0xff, 16);
+    case 'less data':
+      bytes.writeUInt32LE(34, 4);
+      bytes.writeUInt32LE(2, 28);
+      return bytes.subarray(0, 34);
+    case 'newer':
+      bytes.writeUInt16LE(1, 16);
+      return bytes;
     case 'refuses':
       bytes.writeUInt32LE(16, 4);
       bytes.writeUInt32LE(0x21, 8);

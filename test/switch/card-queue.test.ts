@@ -1,10 +1,11 @@
 /** A card's queue pair against a card that the test plays: it reads and writes descriptors and buffers as the tails tell. */
 import assert from 'node:assert/strict';
+import fc from 'fast-check';
 import { close } from '../../linux/file.ts';
 import { viewMemory } from '../../linux/libc.ts';
 import { MAP_SHARED, memfd, mmap, munmap, PROT_READ, PROT_WRITE } from '../../linux/mman.ts';
 import type { Arena } from '../../memory/arena.ts';
-import { BATCH_FRAMES, FrameBatch } from '../../memory/frame-batch.ts';
+import { BATCH_FRAMES, FrameBatch, HEADER_BYTES, HEADROOM } from '../../memory/frame-batch.ts';
 import { SharedBuffer } from '../../memory/shared-buffer.ts';
 import {
   RXD_ERR_RXE,
@@ -30,11 +31,12 @@ import {
   VIRTIO_NET_HDR_F_DATA_VALID,
   VIRTIO_NET_HDR_F_NEEDS_CSUM,
   VIRTIO_NET_HDR_GSO_TCPV4,
+  VIRTIO_NET_HDR_GSO_TCPV6,
 } from '../../vhost/virtio.ts';
 import { ARENAS } from '../helpers/arenas.ts';
 import { appendTestFrame, type TestFrame } from '../helpers/fake-queue.ts';
 import { frameBytes, frameOf, join } from '../helpers/frame-bytes.ts';
-import { checksumsVerify, packet } from '../helpers/plain-packet.ts';
+import { checksumsVerify, packet, withOptions } from '../helpers/plain-packet.ts';
 
 const DESCRIPTORS = 64;
 const BUS = 0x2_0000_0000;
@@ -446,6 +448,108 @@ for (const { name, arena } of ARENAS) {
       assert.equal(taken, 0);
       assert.equal(card.queue.refusal, TX_DROP_TOO_BIG);
       assert.deepEqual(card.send(), []);
+    });
+
+    it('measures segments by all of their headers, also where these are longer than a batch shows', () => {
+      // The TCP header begins within what a batch shows of a frame, and its length stands behind.
+      const shape = { ipVersion: 6, isTcp: true, payload: frameBytes(20_000, 3) } as const;
+      const of = withOptions(packet(shape), shape, 64);
+      assert.ok(of.transport < HEADER_BYTES && of.transport + 12 >= HEADER_BYTES);
+      const ask = {
+        bytes: of.bytes,
+        flags: VIRTIO_NET_HDR_F_NEEDS_CSUM,
+        gsoType: VIRTIO_NET_HDR_GSO_TCPV6,
+        hdrLen: of.payload,
+        csumStart: of.transport,
+        csumOffset: of.csumOffset,
+      };
+      assert.equal(transmit({ ...ask, gsoSize: MAX_FRAME_BYTES - of.payload + 1 }), 0);
+      assert.equal(card.queue.refusal, TX_DROP_TOO_BIG);
+      assert.equal(transmit({ ...ask, gsoSize: MAX_FRAME_BYTES - of.payload }), 1);
+      const segments = card.send();
+      assert.equal(segments.length, Math.ceil(20_000 / (MAX_FRAME_BYTES - of.payload)));
+      assert.equal(segments[0]!.bytes.length, MAX_FRAME_BYTES);
+      for (const { bytes } of segments) assert.equal(checksumsVerify(bytes, of, true), true);
+    });
+
+    it('sends in one segment what is shorter than the segments that it asks for', () => {
+      const short = packet({ ipVersion: 4, isTcp: true, payload: frameBytes(500, 3) });
+      assert.equal(transmit({ ...superFrame, bytes: short.bytes, gsoSize: 20_000 }), 1);
+      const [sent, ...more] = card.send();
+      assert.deepEqual(more, []);
+      assert.equal(sent!.bytes.length, short.bytes.length);
+      assert.equal(checksumsVerify(sent!.bytes, short, true), true);
+    });
+
+    it('drops a super-frame of IP in IP, of which neither it nor the card could make right segments', () => {
+      const outer = tcp.bytes.slice(tcp.ip, tcp.transport);
+      outer[9] = 4;
+      const bytes = join([tcp.bytes.subarray(0, tcp.ip), outer, tcp.bytes.subarray(tcp.ip)]);
+      assert.equal(transmit({ ...superFrame, bytes, csumStart: tcp.transport + outer.length }), 0);
+      assert.equal(card.queue.refusal, TX_DROP_ERROR);
+      assert.deepEqual(card.send(), []);
+    });
+
+    it('sends every frame that it says it took, whole, and drops for good only what can never go (property)', () => {
+      /** A frame, and the lengths of what shall go on the wire of it. */
+      type Asked = { frame: TestFrame; wire: number[] };
+      const lengths = fc.oneof(
+        fc.integer({ min: 24, max: 100 }),
+        fc.integer({ min: 2000, max: MAX_FRAME_BYTES + 50 }),
+        fc.constantFrom(MAX_FRAME_BYTES, MAX_FRAME_BYTES + 1),
+      );
+      const odd = { flags: VIRTIO_NET_HDR_F_NEEDS_CSUM, csumStart: 20, csumOffset: 2 };
+      const frames = fc
+        .tuple(lengths, fc.constantFrom({}, odd))
+        .map(([length, fields]): Asked => ({ frame: { bytes: frameBytes(length, 1), ...fields }, wire: [length] }));
+      const payloads = fc.integer({ min: 1, max: 20_000 });
+      const gsoSizes = fc.oneof(fc.integer({ min: 20, max: 1500 }), fc.integer({ min: 8900, max: 20_000 }));
+      const superFrames = fc.tuple(payloads, gsoSizes).map(([payload, gsoSize]): Asked => {
+        const { bytes } = packet({ ipVersion: 4, isTcp: true, payload: frameBytes(payload, 3) });
+        const segments = Math.ceil(payload / gsoSize);
+        const wire = Array.from({ length: segments }, (_, n) => tcp.payload + Math.min(gsoSize, payload - n * gsoSize));
+        return { frame: { ...superFrame, bytes, gsoSize }, wire };
+      });
+      const waiting: Asked[] = [];
+      const send = (): void => {
+        const sent = card.send();
+        for (const { frame, wire } of waiting.splice(0)) {
+          const expected = sent[0]?.segmented ? [frame.bytes.length] : wire;
+          const got = sent.splice(0, expected.length).map(({ bytes }) => bytes.length);
+          assert.deepEqual(got, expected);
+        }
+        assert.deepEqual(sent, []);
+      };
+      const steps = fc.array(fc.tuple(fc.oneof(frames, superFrames), fc.boolean()), { maxLength: 40 });
+      let tooBig = 0;
+      fc.assert(
+        fc.property(steps, (script) => {
+          card.send();
+          waiting.length = 0;
+          for (const [asked, sends] of script) {
+            const { frame, wire } = asked;
+            let taken = transmit(frame);
+            if (taken === 0 && card.queue.refusal === TX_DROP_NO_BUFFERS) {
+              send();
+              taken = transmit(frame);
+            }
+            const longest = Math.max(...wire);
+            if (taken === 1) {
+              assert.ok(longest <= MAX_FRAME_BYTES, `${longest} bytes on the wire`);
+              waiting.push(asked);
+            } else {
+              tooBig++;
+              assert.equal(card.queue.refusal, TX_DROP_TOO_BIG);
+              const buffers = wire.length * Math.ceil((longest + HEADROOM) / BUFFER_BYTES);
+              assert.ok(longest > MAX_FRAME_BYTES || buffers > DESCRIPTORS - 10, `${buffers} buffers would do`);
+            }
+            if (sends) send();
+          }
+          send();
+        }),
+        { numRuns: 100 },
+      );
+      assert.ok(tooBig > 10, `only ${tooBig} were too big`);
     });
 
     it('touches nothing of a card that has gone', () => {

@@ -3,8 +3,9 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { eventfd } from '../../linux/eventfd.ts';
-import { O_RDWR, open } from '../../linux/file.ts';
+import { close, O_RDWR, open } from '../../linux/file.ts';
 import { TUN_F_CSUM, TUN_F_TSO4 } from '../../linux/if-tun.ts';
+import { libcFunction } from '../../linux/libc.ts';
 import { memfd } from '../../linux/mman.ts';
 import { SUPPORTED_FEATURES } from '../../vhost/vhost-device.ts';
 import {
@@ -63,6 +64,8 @@ const USED = 0x2000n;
 
 const u32 = (...numbers: number[]): Buffer => Buffer.from(Uint32Array.from(numbers).buffer);
 const u64 = (...numbers: bigint[]): Buffer => Buffer.from(BigUint64Array.from(numbers).buffer);
+const memfdCreate = libcFunction('int memfd_create(const char *name, unsigned int flags)');
+const MFD_ALLOW_SEALING = 2;
 const openDescriptors = (): number => fs.readdirSync('/proc/self/fd').length;
 
 describe('a vhost-user session', () => {
@@ -122,6 +125,11 @@ describe('a vhost-user session', () => {
 
   const region = (at = 0n, size = MIB, user = USER, offset = 0n): bigint[] => [at, size, user, offset];
   const memory = (bytes = Number(MIB)): number => memfd('guest', bytes);
+  const sealable = (bytes: number): number => {
+    const fd = memfdCreate('guest', MFD_ALLOW_SEALING);
+    fs.ftruncateSync(fd, bytes);
+    return fd;
+  };
   const table = (...regions: bigint[][]): Buffer => Buffer.concat([u32(regions.length, 0), u64(...regions.flat())]);
   const addresses = (index: number, at = USER): Buffer => u64(BigInt(index), at + DESC, at + USED, at + AVAIL, 0n);
 
@@ -423,7 +431,7 @@ describe('a vhost-user session', () => {
       await ask(SET_MEM_TABLE, table(region(), region(MIB, MIB, USER + MIB)), [memory(), memory()]);
     });
 
-    it('is sealed against shrinking where that can be', async () => {
+    it('is taken from files that cannot be sealed', async () => {
       const directory = fs.mkdtempSync(path.join(os.tmpdir(), 'ringswitch-memory-'));
       try {
         const file = path.join(directory, 'memory');
@@ -431,6 +439,25 @@ describe('a vhost-user session', () => {
         await ask(SET_MEM_TABLE, table(region()), [open(file, O_RDWR)]);
       } finally {
         fs.rmSync(directory, { recursive: true });
+      }
+    });
+
+    it('is sealed against shrinking where that can be', async () => {
+      const fd = sealable(Number(MIB));
+      const file = `/proc/self/fd/${fd}`;
+      await ask(SET_MEM_TABLE, table(region()), [fd]);
+      assert.throws(() => fs.truncateSync(file, 4096), { code: 'EPERM' });
+      fs.truncateSync(file, 2 * Number(MIB));
+    });
+
+    it('is sealed before it is measured, so that it cannot shrink in between', async () => {
+      const fd = sealable(Number(MIB));
+      const other = open(`/proc/self/fd/${fd}`, O_RDWR);
+      try {
+        await refuses(/its file has 1048576 bytes/, SET_MEM_TABLE, table(region(0n, 2n * MIB)), [fd]);
+        assert.throws(() => fs.ftruncateSync(other, 4096), { code: 'EPERM' });
+      } finally {
+        close(other);
       }
     });
 

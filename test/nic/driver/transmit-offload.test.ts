@@ -18,9 +18,16 @@ import {
 import { CardQueueRings } from '../../helpers/card-queue-rings.ts';
 import { FakeWire } from '../../helpers/fake-card-host.ts';
 import { DriverTime } from '../../helpers/fake-pci-device.ts';
-import { frameBytes } from '../../helpers/frame-bytes.ts';
+import { frameBytes, join } from '../../helpers/frame-bytes.ts';
 import { ModelPciDevice } from '../../helpers/model-pci-device.ts';
-import { checksumsVerify, onesSum, type Packet, type PacketShape, packet } from '../../helpers/plain-packet.ts';
+import {
+  checksumsVerify,
+  onesSum,
+  type Packet,
+  type PacketShape,
+  packet,
+  withOptions,
+} from '../../helpers/plain-packet.ts';
 
 const HEADER_BYTES = 128;
 /** The shortest frame on the wire, without its CRC. */
@@ -58,27 +65,6 @@ function plan(offload: TransmitOffload, { bytes, transport, csumOffset }: Packet
 
 const gsoTypeOf = ({ ipVersion, isTcp }: Pick<PacketShape, 'ipVersion' | 'isTcp'>): number =>
   !isTcp ? VIRTIO_NET_HDR_GSO_UDP_L4 : ipVersion === 4 ? VIRTIO_NET_HDR_GSO_TCPV4 : VIRTIO_NET_HDR_GSO_TCPV6;
-
-/** `count` more bytes of IPv4 options, or an IPv6 destination options header of as many, between the headers. */
-function withOptions(of: Packet, shape: PacketShape, count: number): Packet {
-  const at = shape.ipVersion === 4 ? of.ip + 20 : of.ip + 40;
-  const extra = new Uint8Array(count).fill(1);
-  const bytes = Uint8Array.from([...of.bytes.subarray(0, at), ...extra, ...of.bytes.subarray(at)]);
-  const view = new DataView(bytes.buffer);
-  if (shape.ipVersion === 4) {
-    bytes[of.ip] = 0x40 | ((20 + count) / 4);
-    view.setUint16(of.ip + 2, view.getUint16(of.ip + 2) + count);
-    view.setUint16(of.ip + 10, 0);
-    view.setUint16(of.ip + 10, 0xffff - onesSum(bytes.subarray(of.ip, at + count)));
-  } else {
-    // Next header, length in units of 8 bytes without the first, and PadN over the rest.
-    bytes.set([bytes[of.ip + 6]!, count / 8 - 1, 1, count - 4], at);
-    bytes.fill(0, at + 4, at + count);
-    bytes[of.ip + 6] = 60;
-    view.setUint16(of.ip + 4, view.getUint16(of.ip + 4) + count);
-  }
-  return { ...of, bytes, transport: of.transport + count, payload: of.payload + count };
-}
 
 describe('TransmitOffload', () => {
   let device: ModelPciDevice;
@@ -241,6 +227,7 @@ describe('TransmitOffload', () => {
         packet({ ipVersion: 6, isTcp: true, payload: frameBytes(900, 1) }),
         { csumStart: 14 + 512 },
       ],
+      ['segmenting behind an IP header that ends before', tcp4, { ...gso, csumStart: tcp4.transport + 2 }],
       ['TCP over another IP than the GSO type says', tcp4, { ...gso, gsoType: VIRTIO_NET_HDR_GSO_TCPV6 }],
       ['a GSO type of UDP for TCP', tcp4, { ...gso, gsoType: VIRTIO_NET_HDR_GSO_UDP_L4 }],
       ['a GSO type that nobody knows', tcp4, { ...gso, gsoType: 9 }],
@@ -270,6 +257,65 @@ describe('TransmitOffload', () => {
       assert.deepEqual(plannedOf, [false, false, false, false, true]);
     });
 
+    it('segments that are longer than the wire takes', () => {
+      const plannedOf = [100, 99].map((room) =>
+        plan(new TransmitOffload(), tcp4, { ...gso, maxFrameBytes: tcp4.payload + room }),
+      );
+      assert.deepEqual(plannedOf, [true, false]);
+    });
+
+    it('segmenting IP in IP, in which it would change one header of two', () => {
+      for (const [version, encapsulation] of [
+        [4, 4],
+        [6, 41],
+      ] as const) {
+        const inner = packet({ ipVersion: version, isTcp: true, payload: frameBytes(300, 1) });
+        const { bytes, ip, transport } = inner;
+        const outer = bytes.slice(ip, transport);
+        outer[version === 4 ? 9 : 6] = encapsulation;
+        const tunnel = join([bytes.subarray(0, ip), outer, bytes.subarray(ip)]);
+        const of = { ...inner, bytes: tunnel, transport: transport + outer.length };
+        const gsoType = version === 4 ? VIRTIO_NET_HDR_GSO_TCPV4 : VIRTIO_NET_HDR_GSO_TCPV6;
+        assert.equal(plan(new TransmitOffload(), of, { gsoType, gsoSize: 100 }), false, `IPv${version}`);
+        assert.equal(plan(new TransmitOffload(), of), true, 'a checksum is where the fields say, whatever is before');
+      }
+    });
+
+    const bent4: [name: string, at: number, value: number][] = [
+      ['another protocol', tcp4.ip + 9, 17],
+      ['a longer IPv4 header', tcp4.ip, 0x46],
+      ['another IP version', tcp4.ip, 0x65],
+      ['the first fragment of several', tcp4.ip + 6, 0x20],
+      ['a later fragment', tcp4.ip + 7, 1],
+    ];
+    for (const [name, at, value] of bent4) {
+      it(`segmenting what has ${name}`, () => {
+        const bytes = tcp4.bytes.slice();
+        bytes[at] = value;
+        assert.equal(plan(new TransmitOffload(), { ...tcp4, bytes }, gso), false);
+      });
+    }
+
+    it('segmenting behind IPv6 headers that lead elsewhere', () => {
+      const shape = { ipVersion: 6, isTcp: true, payload: frameBytes(300, 1) } as const;
+      const of = withOptions(packet(shape), shape, 16);
+      const fields = { gsoType: VIRTIO_NET_HDR_GSO_TCPV6, gsoSize: 100 };
+      assert.equal(plan(new TransmitOffload(), of, fields), true);
+      const bent: [name: string, at: number, value: number][] = [
+        ['another version', of.ip, 0x40],
+        ['a fragment header', of.ip + 6, 44],
+        ['UDP behind the options', of.ip + 40, 17],
+        ['options that end before the transport header', of.ip + 41, 0],
+        ['options that end behind it', of.ip + 41, 2],
+        ['TCP in the place of the options', of.ip + 6, 6],
+      ];
+      for (const [name, at, value] of bent) {
+        const bytes = of.bytes.slice();
+        bytes[at] = value;
+        assert.equal(plan(new TransmitOffload(), { ...of, bytes }, fields), false, name);
+      }
+    });
+
     it('segmenting TCP headers that are too short, or longer than the frame', () => {
       for (const dataOffset of [0x00, 0x40]) {
         const bytes = tcp4.bytes.slice();
@@ -287,8 +333,8 @@ describe('TransmitOffload', () => {
     const fields = fc.record({
       gsoType: fc.oneof(fc.constantFrom(0, 1, 4, 5, 0x81, 0x84), fc.nat(255)),
       gsoSize: fc.oneof(fc.nat(3000), fc.nat(0xffff)),
-      csumStart: fc.oneof(fc.constantFrom(34, 54, 38, 58), fc.nat(600)),
-      csumOffset: fc.oneof(fc.constantFrom(16, 6), fc.nat(40)),
+      csumStart: fc.option(fc.oneof(fc.constantFrom(34, 54, 38, 58), fc.nat(600)), { nil: undefined, freq: 1 }),
+      csumOffset: fc.option(fc.oneof(fc.constantFrom(16, 6), fc.nat(40)), { nil: undefined, freq: 1 }),
     });
     const bent = fc.array(fc.tuple(fc.nat(70), fc.nat(255)), { maxLength: 4 });
     let planned = 0;
@@ -297,7 +343,8 @@ describe('TransmitOffload', () => {
         const of = packet({ ...shape, payload: frameBytes(length, 1) });
         for (const [at, value] of changes) of.bytes[at] = value;
         // The engine drops frames whose checksum field is outside of them (sanitizeOffloads).
-        if (bend.csumStart + bend.csumOffset + 2 > of.bytes.length) return;
+        const { csumStart = of.transport, csumOffset = of.csumOffset } = bend;
+        if (csumStart + csumOffset + 2 > of.bytes.length) return;
         if (!plan(offload, of, bend)) return;
         planned++;
         send(offload, of);
@@ -305,20 +352,6 @@ describe('TransmitOffload', () => {
       }),
       { numRuns: 2000 },
     );
-    assert.ok(planned > 20, `only ${planned} were planned`);
-  });
-
-  it('leaves IP in IP, and segments that are too long, to software', () => {
-    const of = packet({ ipVersion: 4, isTcp: true, payload: new Uint8Array(4000) });
-    const fields = { gsoType: VIRTIO_NET_HDR_GSO_TCPV4, gsoSize: 1000 };
-    const offload = new TransmitOffload();
-    assert.equal(plan(offload, of, fields), true);
-    assert.equal(plan(offload, of, { ...fields, maxFrameBytes: of.payload + 1000 }), true);
-    assert.equal(plan(offload, of, { ...fields, maxFrameBytes: of.payload + 999 }), false);
-    // A header of 40 bytes as the fields have it, in which another one of 20 stands.
-    const tunnel = Uint8Array.from([...of.bytes.subarray(0, of.ip + 20), ...of.bytes.subarray(of.ip)]);
-    tunnel[of.ip + 9] = 4;
-    const inner = { ...of, bytes: tunnel, transport: of.transport + 20 };
-    assert.equal(plan(offload, inner, fields), false);
+    assert.ok(planned > 50, `only ${planned} were planned`);
   });
 });
