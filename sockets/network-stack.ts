@@ -14,6 +14,9 @@ import type { LookupFunction } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { IPPROTO_TCP, IPPROTO_UDP } from '../packet/header-fields.ts';
 import type { WaitableDevice } from '../tcpip/devices/waitable-device.ts';
+import { type AttachedDhcp, attachDhcp } from '../tcpip/dhcp/attach-dhcp.ts';
+import type { DhcpOptions } from '../tcpip/dhcp/dhcp-client.ts';
+import type { Lease } from '../tcpip/dhcp/lease.ts';
 import { Ipv6, type Ipv6Options } from '../tcpip/ipv6/ipv6.ts';
 import { Igmp } from '../tcpip/multicast/igmp.ts';
 import type { Random, Time } from '../tcpip/network.ts';
@@ -58,6 +61,8 @@ export interface NetworkStackOptions extends StackLoopOptions {
   routes?: readonly RouteText[];
   /** False: none. Addresses that routers advertise are taken unless `autoconfigure` is false. */
   ipv6?: boolean | Ipv6Options;
+  /** Ask for an IPv4 address by DHCP: true, or with a lease that was kept, a name, … */
+  dhcp?: boolean | DhcpOptions;
   /** VID of the VLAN to live on. */
   vlan?: number;
   tcp?: Partial<TcpOptions>;
@@ -84,6 +89,7 @@ export class NetworkStack implements SocketStack, DatagramStack, AsyncDisposable
   readonly #udp: Udp;
   readonly #users = new Set<StackUser>();
   #control: StackControl | null = null;
+  #dhcp: AttachedDhcp | null = null;
   #closing: Promise<void> | null = null;
   #destroyed = false;
 
@@ -128,6 +134,11 @@ export class NetworkStack implements SocketStack, DatagramStack, AsyncDisposable
     this.stack.onWork = () => this.loop.wake();
     this.#tcp.onWork = () => this.loop.wake();
     this.#configure(options, ipv6);
+    const { dhcp = false } = options;
+    if (dhcp !== false) {
+      this.stack.advance(this.now);
+      this.#dhcp = attachDhcp(this.stack, this.#udp, dhcp === true ? {} : dhcp);
+    }
     this.loop.wake();
   }
 
@@ -141,8 +152,8 @@ export class NetworkStack implements SocketStack, DatagramStack, AsyncDisposable
       layer.start(now);
       const { groups } = layer;
       this.#udp.setGroups(6, {
-        join: (group) => groups.join(group, stack.now),
-        leave: (group) => groups.leave(group, stack.now),
+        join: (group) => this.#report(() => groups.join(group, stack.now)),
+        leave: (group) => this.#report(() => groups.leave(group, stack.now)),
       });
     }
     for (const text of addresses) {
@@ -170,9 +181,16 @@ export class NetworkStack implements SocketStack, DatagramStack, AsyncDisposable
       writable() {},
     });
     this.#udp.setGroups(4, {
-      join: (group) => igmp.join(group, stack.now),
-      leave: (group) => igmp.leave(group, stack.now),
+      join: (group) => this.#report(() => igmp.join(group, stack.now)),
+      leave: (group) => this.#report(() => igmp.leave(group, stack.now)),
     });
+  }
+
+  /** What a group's routers are to hear leaves with the next poll. */
+  #report<Result>(change: () => Result): Result {
+    const result = change();
+    this.loop.wake();
+    return result;
   }
 
   #addRoute({ to, via, metric }: RouteText, what: string): void {
@@ -192,6 +210,11 @@ export class NetworkStack implements SocketStack, DatagramStack, AsyncDisposable
       // Whoever may not write there by default runs all the same, unseen.
       if (directory !== undefined || error instanceof RangeError) throw error;
     }
+  }
+
+  /** The lease that DHCP holds, or null. */
+  get lease(): Lease | null {
+    return this.#dhcp?.client.lease ?? null;
   }
 
   /** Microseconds since it was started. */

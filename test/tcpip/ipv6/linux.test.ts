@@ -129,6 +129,19 @@ describe('IPv6 with Linux', function () {
     assert.match(said, /1 received/);
   });
 
+  it('leases an address where the stack is told to', async () => {
+    const { stack, host, tap } = await start({ ipv6: false, dhcp: { startDelayMs: 0 } });
+    await host.address(tap, '10.78.0.1/24');
+    host.spawn([
+      'dnsmasq',
+      ...['--no-daemon', '--conf-file=/dev/null', '--port=0', '--pid-file=', `--interface=${tap}`, '--user=root'],
+      ...['--dhcp-range=10.78.0.100,10.78.0.110,255.255.255.0,120', '--no-ping', '--leasefile-ro'],
+    ]);
+    const { address } = await until('a lease', () => stack.lease);
+    assert.match(address, /^10\.78\.0\.1(0\d|10)$/);
+    assert.match(await host.exec(['ping', '-c', '1', '-W', '3', address]), /1 received/);
+  });
+
   it('leases an address of dnsmasq, the same one again from what was kept, and gives it back', async () => {
     const { stack, host, tap } = await start({ ipv6: false });
     const directory = await mkdtemp(path.join(tmpdir(), 'dhcp-'));

@@ -99,4 +99,12 @@ describe('TCP, whole transfers', function () {
       });
     });
   }
+
+  it('gets more out of a lossy line by BBR than by NewReno', () => {
+    const line = { delay: 20_000, rate: 12_500_000, queue: 500_000, loss: 0.01 };
+    const { seconds } = transfer(25_000_000, line, 'bbr');
+    assert.ok(seconds < 5, `2 s at the best, it took ${seconds}`);
+    const reno = transfer(5_000_000, line, 'newreno').seconds;
+    assert.ok(reno > seconds, `a fifth of it took NewReno ${reno} s, BBR ${seconds} s`);
+  });
 });
