@@ -10,7 +10,7 @@ import { close } from '../linux/file.ts';
 import { TUN_F_CSUM, TUN_F_TSO_ECN, TUN_F_TSO4, TUN_F_TSO6, TUN_F_USO4, TUN_F_USO6 } from '../linux/if-tun.ts';
 import { type Watch, watchReadable } from '../linux/watch.ts';
 import { Ixgbe } from '../nic/driver/ixgbe.ts';
-import { parsePciAddress } from '../nic/pci/address.ts';
+import { wholeName } from '../nic/pci/address.ts';
 import { openPciDevice } from '../nic/pci/open.ts';
 import type { PciDevice } from '../nic/pci/pci-device.ts';
 import type { CardQueueDescription } from '../switch/card-queue.ts';
@@ -28,24 +28,32 @@ const NO_FD = -1;
 export class CardPorts {
   readonly #ports: SwitchPorts;
   readonly #log: Log;
+  readonly #openDevice: typeof openPciDevice;
   readonly #byName = new Map<string, CardPort>();
+  /** Names of ports by {@link wholeName} of their cards, from before a card is opened until it is given back. */
+  readonly #owners = new Map<string, string>();
 
-  constructor(ports: SwitchPorts, log: Log) {
+  constructor(ports: SwitchPorts, log: Log, openDevice = openPciDevice) {
     this.#ports = ports;
     this.#log = log;
+    this.#openDevice = openDevice;
   }
 
   /** Takes a card. ControlError when the name is taken, or with what opening and starting the card failed of. */
   async add(options: CardOptions): Promise<PortStatus> {
     const { name, device } = options;
-    if (this.#ports.isTaken(name)) throw new ControlError(409, 'EEXIST', `there is a port ${name} already`);
-    for (const [other, port] of this.#byName) {
-      if (sameCard(port.device, device)) throw new ControlError(409, 'EBUSY', `${device} is the card of port ${other}`);
+    if (this.#ports.isTaken(name) || [...this.#owners.values()].includes(name)) {
+      throw new ControlError(409, 'EEXIST', `there is a port ${name} already`);
     }
+    const card = wholeName(device);
+    const owner = this.#owners.get(card);
+    if (owner !== undefined) throw new ControlError(409, 'EBUSY', `${device} is the card of port ${owner}`);
+    this.#owners.set(card, name);
     let port: CardPort;
     try {
-      port = await CardPort.open(options, this.#ports, this.#log);
+      port = await CardPort.open(options, this.#ports, this.#log, this.#openDevice);
     } catch (error) {
+      this.#owners.delete(card);
       const { code = 'EIO', message } = error as Error & { code?: string };
       throw new ControlError(400, code, `${name}: ${message}`);
     }
@@ -67,7 +75,11 @@ export class CardPorts {
     const port = this.#byName.get(name);
     if (!port) return false;
     this.#byName.delete(name);
-    await port.close();
+    try {
+      await port.close();
+    } finally {
+      this.#owners.delete(wholeName(port.device));
+    }
     return true;
   }
 
@@ -92,9 +104,14 @@ class CardPort {
   /** Set once: no register is touched any more but to let go. */
   #lost = false;
 
-  static async open(options: CardOptions, ports: SwitchPorts, log: Log): Promise<CardPort> {
+  static async open(
+    options: CardOptions,
+    ports: SwitchPorts,
+    log: Log,
+    openDevice: typeof openPciDevice,
+  ): Promise<CardPort> {
     const { device: name, queues, descriptors, mtu, withoutIommu } = options;
-    const device = openPciDevice(name, { withoutIommu });
+    const device = openDevice(name, { withoutIommu });
     let card: Ixgbe;
     try {
       card = Ixgbe.open(device, {
@@ -204,18 +221,4 @@ class CardPort {
 /** Waits without giving way: a card's reset takes some ms, in which nothing else may touch it. */
 function block(ms: number): void {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT)), 0, 0, ms);
-}
-
-/** Whether two names are of one card: `01:00.0` is `0000:01:00.0`. */
-function sameCard(one: string, other: string): boolean {
-  return wholeName(one) === wholeName(other);
-}
-
-function wholeName(device: string): string {
-  try {
-    return parsePciAddress(device);
-  } catch {
-    // The socket of a software card.
-    return device;
-  }
 }

@@ -110,6 +110,8 @@ function parseAddress(text: string): Uint8Array {
   }
   const address = Uint8Array.from(text.split(':'), (octet) => Number.parseInt(octet, 16));
   if ((address[0]! & 1) !== 0) throw new Error(`${text} is a group address: a card has one of its own`);
+  // Drivers take it for an EEPROM that nobody has written.
+  if (address.every((octet) => octet === 0)) throw new Error(`${text} is nobody's address: a card has one of its own`);
   return address;
 }
 

@@ -1,9 +1,12 @@
-/** `ringswitch nic`: which cards there are, and which driver has them. No daemon is asked. */
+/** `ringswitch nic`: which cards there are, which driver has them, and what a daemon knows of one that it drives itself. */
+import { wholeName } from '../nic/pci/address.ts';
 import type { BindingOptions, BindingResult, BindOptions } from '../nic/pci/binding.ts';
 import { bindFunction, groupNotes, NO_DRIVER, unbindFunction, uses, vfioHolders } from '../nic/pci/binding.ts';
 import { cardName } from '../nic/pci/known-cards.ts';
 import { type NetworkState, readNetworkState } from '../nic/pci/network-state.ts';
 import { isNetwork, type PciFunction, type PciResource, SysfsTree } from '../nic/pci/sysfs-tree.ts';
+import type { PortStatus } from './control.ts';
+import type { ControlClient } from './control-client.ts';
 import { printable } from './printable.ts';
 import { formatBytes, formatTable } from './show.ts';
 
@@ -35,6 +38,23 @@ export interface NicDetails extends NicRow {
   holders: string[];
   /** What stands between it and this switch. */
   notes: string[];
+  /** What the daemon's own driver says; null when no daemon has the card. See {@link askDaemon}. */
+  port: NicPort | null;
+}
+
+/** A card as the daemon drives it. */
+export interface NicPort {
+  /** Of the switch. */
+  name: string;
+  /** Queue pairs. */
+  queues: number;
+  link: 'up' | 'down';
+  /** 0 while the link is down. */
+  speedMbps: number;
+  /** What has become of a card that is lost. */
+  error: string | null;
+  /** What the card has counted, by the names of nic/driver/statistics.ts; null of a card that is lost. */
+  statistics: Record<string, number> | null;
 }
 
 export interface NicOptions {
@@ -71,6 +91,36 @@ export function showNic(
       .map((member) => ({ address: member.address, id: idOf(member), driver: member.driver })),
     holders: vfioHolders(tree, fn),
     notes: groupNotes(tree, fn),
+    port: null,
+  };
+}
+
+/**
+ * The card with what a running daemon knows of it. Never rejects: where no daemon answers, a note says so, for the rest is worth
+ * printing.
+ */
+export async function askDaemon(nic: NicDetails, daemon: Pick<ControlClient, 'get'>): Promise<NicDetails> {
+  try {
+    const ports = (await daemon.get('/v1/ports')) as PortStatus[];
+    const status = ports.find((port) => port.nic !== null && wholeName(port.nic.device) === nic.address);
+    return status === undefined ? nic : { ...nic, port: await nicPort(status, daemon) };
+  } catch (error) {
+    return { ...nic, notes: [...nic.notes, (error as Error).message] };
+  }
+}
+
+async function nicPort(status: PortStatus, daemon: Pick<ControlClient, 'get'>): Promise<NicPort> {
+  const { name, queues, error, nic } = status;
+  const counted = error === null ? await daemon.get(`/v1/ports/${encodeURIComponent(name)}/nic`) : null;
+  const { speedMbps } = nic!;
+  return {
+    name,
+    queues,
+    // The port may have been set down, which leaves the card's link as it is.
+    link: speedMbps > 0 ? 'up' : 'down',
+    speedMbps,
+    error,
+    statistics: counted as Record<string, number> | null,
   };
 }
 
@@ -108,10 +158,24 @@ export function formatNic(nic: NicDetails): string {
       `${formatBytes(length)} of ${kind} at 0x${start.toString(16)}`,
     ]),
     ...nic.holders.map((holder): [string, string] => ['opened by', holder]),
+    ...portLines(nic.port),
     ...nic.notes.map((note): [string, string] => ['note', note]),
   ];
   const width = Math.max(...lines.map(([name]) => name.length));
   return lines.map(([name, value]) => printable(`${name.padEnd(width)}  ${value}`)).join('\n');
+}
+
+/** Counters that are 0 are left out. */
+function portLines(port: NicPort | null): [string, string][] {
+  if (port === null) return [];
+  const { name, queues, link, speedMbps, error, statistics } = port;
+  const counted = Object.entries(statistics ?? {}).filter(([, count]) => count !== 0);
+  return [
+    ['port', `${name}, queue pairs: ${queues}`],
+    ['link', link === 'up' ? `up at ${speedMbps} Mb/s` : 'down'],
+    ...(error === null ? [] : [['error', error] as [string, string]]),
+    ...counted.map(([counter, count]): [string, string] => [`  ${counter}`, String(count)]),
+  ];
 }
 
 /** `nic bind`: a line for what was done, and one for each note. */

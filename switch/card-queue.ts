@@ -43,7 +43,6 @@ import { TransmitOffload } from '../nic/driver/transmit-offload.ts';
 import { TransmitRing } from '../nic/driver/transmit-ring.ts';
 import type { DmaMapping, RegisterAccess } from '../nic/pci/pci-device.ts';
 import { EIMS_EX } from '../nic/registers.ts';
-import { TCP_CHECKSUM, TCP_DATA_OFFSET, UDP_HEADER_LENGTH } from '../packet/header-fields.ts';
 import { VIRTIO_NET_HDR_F_DATA_VALID, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE } from '../vhost/virtio.ts';
 import { TX_DROP_ERROR, TX_DROP_LINK_DOWN, TX_DROP_NO_BUFFERS, TX_DROP_TOO_BIG } from './counters.ts';
 import { OffloadAdapter } from './offload.ts';
@@ -377,13 +376,11 @@ export class CardQueue implements PortQueue {
       this.refusal = TX_DROP_ERROR;
       return 0;
     }
-    const isSuper = batch.gsoType[i] !== VIRTIO_NET_HDR_GSO_NONE;
-    const frames = isSuper ? Math.ceil(batch.length[i]! / batch.gsoSize[i]!) : 1;
-    const longest = isSuper ? Math.min(this.#segmentBytes(batch, i), batch.length[i]!) : batch.length[i]!;
-    const each = Math.ceil((FRAME_OFFSET + Math.max(longest, MIN_WIRE_BYTES)) / BUFFER_BYTES);
-    // What one of them may leave empty at the end of the ring, and the descriptor that each wants to spare.
+    const { frames, longestBytes } = adapter;
+    const each = Math.ceil((FRAME_OFFSET + Math.max(longestBytes, MIN_WIRE_BYTES)) / BUFFER_BYTES);
+    // One more: what the one at the end of the ring may leave empty there, and the descriptor that each wants to spare.
     const buffers = (frames + 1) * each;
-    if (longest > this.#description.maxFrameBytes || buffers > this.#bufferMask) {
+    if (longestBytes > this.#description.maxFrameBytes || buffers > this.#bufferMask) {
       this.refusal = TX_DROP_TOO_BIG;
       return 0;
     }
@@ -395,19 +392,12 @@ export class CardQueue implements PortQueue {
       const { batch: segments } = adapter;
       for (let next = 0; next < made; ) {
         next = this.#transmitPlain(segments, next, made);
-        if (next < made) next += this.#transmitOther(segments, next) === 1 ? 1 : made - next;
+        // There is room for all of them, and each may go on the wire.
+        if (next < made) next += Math.max(1, this.#transmitOther(segments, next));
       }
     }
     this.refusal = TRANSMITTED;
     return 1;
-  }
-
-  /** Bytes of a full segment of super-frame `i`, whose headers the adapter has looked at. */
-  #segmentBytes(batch: FrameBatch, i: number): number {
-    const at = batch.headerOffset(i) + batch.csumStart[i]!;
-    const isTcp = batch.csumOffset[i] === TCP_CHECKSUM;
-    const header = isTcp ? (batch.headers[at + TCP_DATA_OFFSET]! >>> 4) * 4 : UDP_HEADER_LENGTH;
-    return batch.csumStart[i]! + header + batch.gsoSize[i]!;
   }
 
   flush(): void {

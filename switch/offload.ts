@@ -132,6 +132,16 @@ export class OffloadAdapter {
     return completePartialChecksum(this.#whole, length, csumStart, csumOffset, this.#sumWhole);
   }
 
+  /** Plain frames that {@link next} will give of the frame that was started, all in all. */
+  get frames(): number {
+    return Math.max(1, this.#segments);
+  }
+
+  /** Bytes of the longest of them. */
+  get longestBytes(): number {
+    return this.#segments === 0 ? this.#length : this.#segmenter.segmentLength(0);
+  }
+
   /** Fills {@link batch} with the next plain frames, and gives how many; 0 when there is no more. */
   next(): number {
     const { batch } = this;

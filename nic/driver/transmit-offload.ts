@@ -17,7 +17,9 @@ import {
   IPPROTO_TCP,
   IPPROTO_UDP,
   IPV4_CHECKSUM,
+  IPV4_FRAGMENT,
   IPV4_IHL_MASK,
+  IPV4_MF_AND_OFFSET,
   IPV4_MIN_HEADER_LENGTH,
   IPV4_PROTOCOL,
   IPV4_TOTAL_LENGTH,
@@ -27,6 +29,7 @@ import {
   IPV6_HOP_BY_HOP,
   IPV6_NEXT_HEADER,
   IPV6_PAYLOAD_LENGTH,
+  IPV6_ROUTING,
   MAX_VLAN_TAGS,
   TCP_CHECKSUM,
   TCP_DATA_OFFSET,
@@ -63,6 +66,9 @@ import {
 
 /** One segment carries this much at least: a card that cut a frame into crumbs would choke (DPDK asks for as much). */
 const MIN_MSS = 64;
+/** The version in the first four bits of an IP header (RFC 791 §3.1, RFC 8200 §3). */
+const IPV4 = 4;
+const IPV6 = 6;
 const NONE = -1;
 
 export class TransmitOffload {
@@ -150,7 +156,7 @@ export class TransmitOffload {
     const fits = isTcp
       ? gso === (this.#isIpv4 ? VIRTIO_NET_HDR_GSO_TCPV4 : VIRTIO_NET_HDR_GSO_TCPV6)
       : gso === VIRTIO_NET_HDR_GSO_UDP_L4;
-    if (!fits || !this.#isDirectlyInIp(headers, at, isTcp)) return false;
+    if (!fits || !this.#leadsToTransport(headers, at, isTcp)) return false;
     const l4Length = isTcp ? (headers[at + transport + TCP_DATA_OFFSET]! >>> 4) * 4 : UDP_HEADER_LENGTH;
     if (l4Length < wanted || l4Length > CONTEXT_L4LEN_MASK || transport + l4Length >= length) return false;
     if (transport + l4Length + gsoSize > maxFrameBytes) return false;
@@ -166,15 +172,23 @@ export class TransmitOffload {
     return true;
   }
 
-  /** Whether the IP header leads to the transport's, and to no other IP header: the card changes lengths in one alone. */
-  #isDirectlyInIp(headers: Uint8Array, at: number, isTcp: boolean): boolean {
+  /**
+   * Whether the IP header leads to the transport's, and to no other IP header: the card changes lengths in one alone. Fragments
+   * are none of a super-frame. Shown is all up to the transport header.
+   */
+  #leadsToTransport(headers: Uint8Array, at: number, isTcp: boolean): boolean {
     const ip = at + this.#network;
     const protocol = isTcp ? IPPROTO_TCP : IPPROTO_UDP;
     const length = this.#transport - this.#network;
-    if (this.#isIpv4) return headers[ip + IPV4_PROTOCOL] === protocol && (headers[ip]! & IPV4_IHL_MASK) * 4 === length;
+    if (this.#isIpv4) {
+      const isWhole = (word(headers, ip + IPV4_FRAGMENT) & IPV4_MF_AND_OFFSET) === 0;
+      const fits = headers[ip]! >>> 4 === IPV4 && (headers[ip]! & IPV4_IHL_MASK) * 4 === length;
+      return fits && isWhole && headers[ip + IPV4_PROTOCOL] === protocol;
+    }
+    if (headers[ip]! >>> 4 !== IPV6) return false;
     let next = headers[ip + IPV6_NEXT_HEADER]!;
     let offset = IPV6_HEADER_LENGTH;
-    while (offset < length && (next === IPV6_HOP_BY_HOP || next === IPV6_DESTINATION_OPTIONS)) {
+    while (offset < length && isExtension(next)) {
       next = headers[ip + offset]!;
       offset += (headers[ip + offset + IPV6_EXTENSION_LENGTH]! + 1) * 8;
     }
@@ -208,6 +222,11 @@ export class TransmitOffload {
     this.#postedWord3 = this.context3;
     return true;
   }
+}
+
+/** Whether an IPv6 header of that number stands before a transport header and is repeated in each segment. */
+function isExtension(header: number): boolean {
+  return header === IPV6_HOP_BY_HOP || header === IPV6_ROUTING || header === IPV6_DESTINATION_OPTIONS;
 }
 
 function word(bytes: Uint8Array, at: number): number {

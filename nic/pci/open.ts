@@ -1,13 +1,11 @@
 /** A card by its name, however it is to be reached. */
 import { VfioUserClient } from '../vfio-user/client.ts';
+import { VFIO_USER_PREFIX } from './address.ts';
 import { VFIO_PCI } from './binding.ts';
 import type { PciDevice } from './pci-device.ts';
 import { SysfsDevice } from './sysfs-device.ts';
 import { SysfsTree } from './sysfs-tree.ts';
 import { VfioDevice, type VfioDeviceOptions } from './vfio-device.ts';
-
-/** Names of cards that another process serves: the path of its socket follows. */
-const VFIO_USER_PREFIX = 'vfio-user:';
 
 export interface OpenOptions extends VfioDeviceOptions {
   /** Open it without an IOMMU where it is not bound to vfio-pci: a bug or a hostile card reaches all memory of the host. */

@@ -1,8 +1,14 @@
 import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import os from 'node:os';
 import path from 'node:path';
-import { bindNic, formatNic, formatNics, listNics, showNic, unbindNic } from '../../daemon/nic-command.ts';
+import { ControlError, type PortStatus } from '../../daemon/control.ts';
+import { ControlClient } from '../../daemon/control-client.ts';
+import { ControlServer } from '../../daemon/control-server.ts';
+import { askDaemon, bindNic, formatNic, formatNics, listNics, showNic, unbindNic } from '../../daemon/nic-command.ts';
 import { Program } from '../../lab/program.ts';
 import type { NetworkState } from '../../nic/pci/network-state.ts';
+import { cardPort, FakeControl, guestPort } from '../helpers/fake-control.ts';
 import { FakeKernel, FakeSysfs } from '../helpers/fake-sysfs.ts';
 
 const RINGSWITCH = path.join(import.meta.dirname, '../../bin/ringswitch');
@@ -106,6 +112,94 @@ describe('ringswitch nic', function () {
       message: '0000:00:1f.2: it is no network card (class 010601)',
     });
     assert.throws(() => showNic('09:00.0', options()), /no such PCI function.*here: 0000:01:00\.0, /);
+  });
+
+  describe('asks a daemon', () => {
+    let directory: string;
+    let control: FakeControl;
+    let server: ControlServer;
+    let client: ControlClient;
+    let ports: PortStatus[];
+
+    beforeEach(async () => {
+      directory = fs.mkdtempSync(path.join(os.tmpdir(), 'ringswitch-nic-'));
+      const socket = path.join(directory, 'control.sock');
+      ports = [guestPort(), portOf('up0', '0000:02:00.0')];
+      control = Object.assign(new FakeControl(), { ports: () => ports });
+      server = await ControlServer.start(socket, control, { debug() {}, info() {}, warn() {}, error() {} });
+      client = new ControlClient(socket);
+    });
+    afterEach(async () => {
+      await server.stop();
+      fs.rmSync(directory, { recursive: true });
+    });
+
+    function portOf(name: string, device: string, speedMbps = 0, error: string | null = null): PortStatus {
+      const asked = { name, device, queues: 2, descriptors: 512, mtu: 1500, withoutIommu: false };
+      return { ...cardPort(asked), nic: { device, speedMbps }, error };
+    }
+    const show = () => askDaemon(showNic(CARD, options()), client);
+    /** What it prints behind what is known without a daemon. */
+    const printed = async (): Promise<string> => formatNic(await show()).split(/at 0xdfa00000\n/)[1] ?? '';
+
+    for (const device of [CARD, '01:00.0']) {
+      it(`for the link and the counters of a card that it has as ${device}`, async () => {
+        ports.push(portOf('up1', device, 10_000));
+        assert.deepEqual((await show()).port, {
+          name: 'up1',
+          queues: 2,
+          link: 'up',
+          speedMbps: 10_000,
+          error: null,
+          statistics: { rx_packets: 3, rx_bytes: 192, rx_missed: 0 },
+        });
+        assert.deepEqual(control.asked.at(-1), ['cardStatistics', 'up1']);
+        const text = await printed();
+        assert.deepEqual(
+          text.split('\n').map((line) => line.split(/ {2,}(?=\S)/)),
+          [
+            ['port', 'up1, queue pairs: 2'],
+            ['link', 'up at 10000 Mb/s'],
+            ['', 'rx_packets', '3'],
+            ['', 'rx_bytes', '192'],
+          ],
+        );
+      });
+    }
+
+    it('which has a card without a link', async () => {
+      ports.push(portOf('up1', CARD));
+      assert.match(await printed(), /^port +up1, .*\nlink +down\n/);
+    });
+
+    it('which has lost the card, and counts no more', async () => {
+      const lost = 'the card does not answer any more: its registers read as all ones';
+      ports.push(portOf('up1', CARD, 0, lost));
+      assert.equal((await show()).port?.statistics, null);
+      assert.match(await printed(), /^port .*\nlink +down\nerror +the card does not answer any more: .*$/);
+      assert.deepEqual(control.asked, []);
+    });
+
+    it('which has other cards only', async () => {
+      assert.deepEqual(await show(), showNic(CARD, options()));
+      assert.equal(await printed(), '');
+    });
+
+    it('which does not answer, and shows the rest', async () => {
+      const nobody = new ControlClient(path.join(directory, 'nobody'));
+      const details = await askDaemon(showNic(CARD, options()), nobody);
+      assert.equal(details.port, null);
+      assert.match(
+        formatNic(details),
+        /^address +0000:01:00\.0\n(?:.*\n)+note +no daemon answers at the control socket .*nobody/,
+      );
+    });
+
+    it('which refuses, and shows the rest', async () => {
+      ports.push(portOf('up1', CARD, 10_000));
+      control.fault = new ControlError(409, 'ENODEV', 'up1: the card has gone');
+      assert.match(await printed(), /^note +up1: the card has gone$/);
+    });
   });
 
   it('binds and unbinds, and says what it did', () => {
