@@ -271,12 +271,13 @@ nic
   });
 nic
   .command('show')
-  .description('one card in detail')
+  .description('one card in detail; of one that the daemon drives, its link and its counters too')
   .addArgument(cardAddress())
+  .addOption(socketOption())
   .option('--json', 'for programs')
-  .action(async (address: string, { json }: { json?: boolean }) => {
-    const { formatNic, showNic } = await import('./nic-command.ts');
-    const details = showNic(address);
+  .action(async (address: string, { json, socket }: { json?: boolean; socket?: string }) => {
+    const { askDaemon, formatNic, showNic } = await import('./nic-command.ts');
+    const details = await askDaemon(showNic(address), client({ socket }));
     print(json ? JSON.stringify(details, null, 2) : formatNic(details));
   });
 nic

@@ -490,6 +490,38 @@ for (const { name, arena } of ARENAS) {
       assert.deepEqual(card.send(), []);
     });
 
+    it('takes a frame of several buffers whole or not at all, however full the ring is and wherever it begins', () => {
+      const odd = { bytes: frameBytes(9000, 9), flags: VIRTIO_NET_HDR_F_NEEDS_CSUM, csumStart: 20, csumOffset: 2 };
+      // Software cuts it, for it shows too little of the headers: into segments of 8940 bytes.
+      const shape = { ipVersion: 6, isTcp: true, payload: frameBytes(20_000, 3) } as const;
+      const of = withOptions(packet(shape), shape, 64);
+      const jumbo = {
+        bytes: of.bytes,
+        flags: VIRTIO_NET_HDR_F_NEEDS_CSUM,
+        gsoType: VIRTIO_NET_HDR_GSO_TCPV6,
+        gsoSize: 8940 - of.payload,
+        hdrLen: of.payload,
+        csumStart: of.transport,
+        csumOffset: of.csumOffset,
+      };
+      const cases: [frame: TestFrame, wire: number[]][] = [
+        [odd, [9000]],
+        [jumbo, [8940, 8940, of.payload + 20_000 - 2 * jumbo.gsoSize]],
+      ];
+      const short = frameBytes(60, 1);
+      for (const [frame, wire] of cases) {
+        for (let full = 0; full < DESCRIPTORS; full++) {
+          for (let left = full; left > 0; ) left -= transmit(...new Array<Uint8Array>(Math.min(left, 32)).fill(short));
+          const taken = transmit(frame);
+          if (taken === 0) assert.equal(card.queue.refusal, TX_DROP_NO_BUFFERS);
+          const sent = card.send().map(({ bytes }) => bytes.length);
+          assert.deepEqual(sent, [...new Array<number>(full).fill(60), ...(taken === 1 ? wire : [])], `${full} before`);
+          const room = DESCRIPTORS - 1 - full;
+          if (room >= (wire.length + 1) * 5) assert.equal(taken, 1, `${room} buffers are free`);
+        }
+      }
+    });
+
     it('sends every frame that it says it took, whole, and drops for good only what can never go (property)', () => {
       /** A frame, and the lengths of what shall go on the wire of it. */
       type Asked = { frame: TestFrame; wire: number[] };
