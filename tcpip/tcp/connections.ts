@@ -76,7 +76,6 @@ export const SYN_RETRANSMITTED = 1 << 17;
 export const FAST_OPENED = 1 << 18;
 /** ECN is asked for or taken. */
 export const ECN_WANTED = 1 << 19;
-export const PACED = 1 << 20;
 /** Keepalive probes are wanted. */
 export const KEEP_ALIVE = 1 << 21;
 /** DRAINING goes on to TIME-WAIT. */

@@ -21,7 +21,6 @@ import {
   NO_CONNECTION,
   NO_DELAY,
   ORPHAN,
-  PACED,
   SACK_PERMITTED,
   SYN_RECEIVED,
   TIMESTAMPS,
@@ -398,7 +397,6 @@ export class Listeners {
 export function applyFlags(connections: TcpCore['connections'], c: number, settings: Settings): void {
   if (settings.noDelay) connections.setFlag(c, NO_DELAY);
   if (settings.keepAliveMs > 0) connections.setFlag(c, KEEP_ALIVE);
-  if (settings.pacing) connections.setFlag(c, PACED);
 }
 
 function familiesOf({ address, ipv6Only }: ListenOptions): readonly Family[] {
