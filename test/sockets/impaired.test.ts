@@ -109,23 +109,21 @@ describe('sockets over a bad wire to Linux', function () {
       'tcp',
     ]);
     try {
-      await capture.waitFor(
-        'the capture',
-        READY_MS,
-        () => (fs.existsSync(file) && fs.statSync(file).size > 0) || undefined,
-      );
+      await capture.waitFor('its beginning', READY_MS, () => capture.stderr.includes('capturing') || undefined);
       await transfer(OURS);
     } finally {
       capture.signal('SIGINT');
       await capture.stop(READY_MS);
     }
-    // Checksums that the device completes are not there yet; everything else tshark may judge.
-    const fields = ['-T', 'fields', '-e', 'frame.number', '-e', '_ws.expert.message', '-e', '_ws.malformed'];
-    const found = await run(['tshark', '-r', file, '-Y', `_ws.malformed || tcp.analysis.flags`, ...fields]);
-    const odd = found
-      .split('\n')
-      .filter((line) => line !== '' && !/window update|completely full|keep-alive/i.test(line));
-    assert.deepEqual(odd, []);
+    // Checksums that the device completes are not there yet. Windows may close where the machine is busy, and a probe of the
+    // tail (TLP) may come too early there; everything else has no excuse.
+    const list = (filter: string): Promise<string> =>
+      run(['tshark', '-r', file, '-Y', filter, '-T', 'fields', '-e', 'frame.number', '-e', '_ws.expert.message']);
+    const analysis = 'tcp.analysis';
+    const faults = ['lost_segment', 'ack_lost_segment', 'out_of_order', 'fast_retransmission', 'rto'];
+    assert.equal(await list(`_ws.malformed || ${faults.map((fault) => `${analysis}.${fault}`).join(' || ')}`), '');
+    const again = await list(`${analysis}.retransmission`);
+    assert.ok(again.split('\n').length <= 5, again);
     const count = await run(['tshark', '-r', file, '-T', 'fields', '-e', 'frame.number']);
     assert.ok(count.split('\n').length > 50);
   });
