@@ -4,7 +4,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { DaemonProcess } from '../../lab/daemon.ts';
 import { VhostClient } from '../helpers/vhost-client.ts';
 
-const WARM_UP_ROUNDS = 200;
+const WARM_UP_ROUNDS = 800;
 const ROUNDS = 1000;
 /** Node's heap breathes; a mapping or buffer lost in each round would be far more. */
 const RSS_SLACK_BYTES = 24 << 20;
