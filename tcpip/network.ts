@@ -35,6 +35,8 @@ export interface Destinations {
   family(destination: number): Family;
   /** The address, 4 or 16 bytes; a view or copy that the caller must not write. */
   address(destination: number): Uint8Array;
+  /** Writes it to `bytes` at `at`, for those who need it for each connection. */
+  writeAddress(destination: number, bytes: Uint8Array, at: number): void;
   /** Path MTU: bytes of an IP packet that get there in one piece. Changes by ICMP (RFC 1191, RFC 8201) and by {@link setPathMtu}. */
   pathMtu(destination: number): number;
   /** What TCP found out by itself (RFC 4821). */

@@ -177,6 +177,10 @@ export class DestinationCache implements Destinations, Ticking {
     return bytes;
   }
 
+  writeAddress(destination: number, bytes: Uint8Array, at: number): void {
+    this.columns(destination).table.write(destination >> 1, bytes, at);
+  }
+
   pathMtu(destination: number): number {
     return this.columns(destination).pathMtu[destination >> 1]!;
   }

@@ -27,6 +27,7 @@ import {
   FIN_WAIT_1,
   FIN_WAIT_2,
   LAST_ACK,
+  NO_TRANSFER,
   ORPHAN,
   PAUSED,
   SYN_RECEIVED,
@@ -230,8 +231,11 @@ export class Arrival {
     const windowChanged = advance >= 0 && this.#updateWindow(c);
     const transfer = core.transferOf(c);
     if (transfer === null) {
-      if (windowChanged) core.touch(c);
-      return true;
+      if (windowChanged || advance > 0) core.touch(c);
+      if (advance <= 0) return true;
+      // Without a Transfer nothing but a FIN can have been in flight.
+      sndUna[c] = ack;
+      return this.#finAcknowledged(c);
     }
     if (advance > 0) {
       sndUna[c] = ack;
@@ -393,6 +397,12 @@ export class Arrival {
       // RFC 1122 §4.2.2.13: nobody will read it, and the other side must know.
       this.#output.refuse(packet);
       core.drop(c, null);
+      return;
+    }
+    // Most connections end so: with nothing to take but FIN, which needs no Transfer.
+    if (fin && segment.dataLength === 0 && seq === rcvNxt[c] && connections.transfer[c] === NO_TRANSFER) {
+      core.touch(c);
+      this.#takeFin(c);
       return;
     }
     const transfer = core.transferFor(c);

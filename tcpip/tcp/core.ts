@@ -17,6 +17,7 @@ import {
   Connections,
   DIRTY,
   ECN,
+  FIN_SENT,
   KNOWN,
   NO_CONNECTION,
   NO_TRANSFER,
@@ -112,6 +113,8 @@ export class TcpCore {
   #dirtyCount = 0;
   readonly #saved: SavedMetrics = { srtt: 0, rttvar: 0, minRtt: 0, cwnd: 0, ssthresh: 0 };
   readonly #senderOptions: SenderOptions;
+  readonly #remote4 = new Uint8Array(4);
+  readonly #remote6 = new Uint8Array(16);
 
   constructor(network: Network, random: Random, options: Partial<TcpOptions> = {}) {
     this.network = network;
@@ -183,6 +186,8 @@ export class TcpCore {
       transfer.touched = this.now;
       return transfer;
     }
+    // A FIN may be in flight, which until now was nothing but two numbers: the Sender's from now on.
+    const isFinInFlight = this.isBareFinInFlight(c);
     const made = this.transfers.acquire(c, this.now);
     connections.transfer[c] = made;
     const transfer = this.transfers.get(made);
@@ -190,14 +195,27 @@ export class TcpCore {
     const offered = Math.max(0, distance(connections.rcvEdge[c]!, connections.rcvNxt[c]!));
     transfer.receiveBuffer = settings.receiveBuffer || Math.max(this.initialReceiveBuffer, offered);
     transfer.sendBufferBytes = settings.sendBuffer || Math.min(INITIAL_SEND_BUFFER, this.options.maxSendBuffer);
-    transfer.sendBuffer.reset(connections.sndNxt[c]!);
+    const una = isFinInFlight ? connections.sndUna[c]! : connections.sndNxt[c]!;
+    transfer.sendBuffer.reset(una);
     transfer.measuredFrom = connections.rcvNxt[c]!;
-    this.startSender(c, transfer);
+    this.startSender(c, transfer, una);
+    if (isFinInFlight) transfer.sender.sent(una, connections.sndNxt[c]!, this.bareFinSent(c), true);
     return transfer;
   }
 
-  /** What is sent is the Sender's from SND.NXT on. */
-  startSender(c: number, transfer: Transfer): void {
+  /** FIN was sent without a Transfer, and is not acknowledged yet. */
+  isBareFinInFlight(c: number): boolean {
+    const { flags, transfer, sndUna, sndNxt } = this.connections;
+    return transfer[c] === NO_TRANSFER && (flags[c]! & FIN_SENT) !== 0 && sndUna[c] !== sndNxt[c];
+  }
+
+  /** When that was, as precisely as the row knows. */
+  bareFinSent(c: number): Time {
+    return this.now - ((this.nowMs - this.connections.lastSent[c]!) >>> 0) * MICROSECONDS_PER_MS;
+  }
+
+  /** What is sent is the Sender's from SND.NXT on, or from an earlier number. */
+  startSender(c: number, transfer: Transfer, una = this.connections.sndNxt[c]!): void {
     const { connections } = this;
     const { flags } = connections;
     const settings = this.settingsOf(c);
@@ -209,7 +227,7 @@ export class TcpCore {
     this.#senderOptions.congestion = settings.congestion;
     this.#senderOptions.pacing = settings.pacing;
     this.#senderOptions.mss = this.payloadMss(c);
-    this.#senderOptions.una = connections.sndNxt[c]!;
+    this.#senderOptions.una = una;
     this.#senderOptions.sack = (flags[c]! & SACK_PERMITTED) !== 0;
     this.#senderOptions.timestamps = (flags[c]! & TIMESTAMPS) !== 0;
     this.#senderOptions.ecn = (flags[c]! & ECN) !== 0;
@@ -267,17 +285,25 @@ export class TcpCore {
   /** ISN of a row whose ends are known (RFC 6528). */
   initialSequence(c: number): number {
     const { local, remote, localPort, remotePort } = this.connections;
-    const { locals, destinations } = this.network;
-    const ours = locals.address(local[c]!);
-    const theirs = destinations.address(remote[c]!);
-    return this.sequence.isn(ours, theirs, localPort[c]!, remotePort[c]!, this.now);
+    const ours = this.network.locals.address(local[c]!);
+    return this.sequence.isn(ours, this.#remoteAddress(remote[c]!), localPort[c]!, remotePort[c]!, this.now);
   }
 
   /** Offset of our timestamps: the same for the same two hosts, so that RFC 6191 works, and unlike all others. */
   timestampOffset(c: number): number {
-    const { local, remote } = this.connections;
-    const { locals, destinations } = this.network;
-    return this.sequence.timestampOffset(locals.address(local[c]!), destinations.address(remote[c]!));
+    return this.timestampOffsetOf(this.connections.local[c]!, this.connections.remote[c]!);
+  }
+
+  timestampOffsetOf(local: number, remote: number): number {
+    return this.sequence.timestampOffset(this.network.locals.address(local), this.#remoteAddress(remote));
+  }
+
+  /** Good until the next call. */
+  #remoteAddress(destination: number): Uint8Array {
+    const { destinations } = this.network;
+    const bytes = destinations.family(destination) === 4 ? this.#remote4 : this.#remote6;
+    destinations.writeAddress(destination, bytes, 0);
+    return bytes;
   }
 
   // ---- what is to be sent

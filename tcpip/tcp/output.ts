@@ -93,9 +93,7 @@ export class Output {
     if (transfer !== null) {
       if (!this.#sendAgain(c, transfer)) return false;
       if (!this.#sendNew(c, transfer)) return false;
-    } else if ((flags[c]! & (FIN_QUEUED | FIN_SENT)) === FIN_QUEUED) {
-      if (!this.#sendNew(c, core.transferFor(c))) return false;
-    }
+    } else if ((flags[c]! & (FIN_QUEUED | FIN_SENT)) === FIN_QUEUED) return this.#sendBareFin(c);
     if ((flags[c]! & ACK_NOW) !== 0) return this.acknowledge(c);
     return true;
   }
@@ -187,10 +185,28 @@ export class Output {
     connections.bytesSent[c] = connections.bytesSent[c]! + bytes - (fin ? 1 : 0);
     connections.lastSent[c] = nowMs;
     transfer.touched = now;
-    if (!fin) return;
-    connections.setFlag(c, FIN_SENT);
+    if (fin) this.#finSent(c);
+  }
+
+  #finSent(c: number): void {
+    const { connections } = this.#core;
     const { state } = connections;
+    connections.setFlag(c, FIN_SENT);
     state[c] = state[c] === CLOSE_WAIT ? LAST_ACK : FIN_WAIT_1;
+  }
+
+  /**
+   * FIN of a connection that has nothing else to send or to take: most connections end so, and it costs them no Transfer,
+   * unless it is lost ({@link TcpCore.transferFor}).
+   */
+  #sendBareFin(c: number): boolean {
+    const { connections, nowMs } = this.#core;
+    const { sndNxt, lastSent } = connections;
+    if (!this.acknowledge(c, sndNxt[c]!, TCP_FIN)) return false;
+    sndNxt[c] = plus(sndNxt[c]!, 1);
+    lastSent[c] = nowMs;
+    this.#finSent(c);
+    return true;
   }
 
   /** TLP without new data: the last segment once more (RFC 8985 §7.3). */
@@ -322,8 +338,8 @@ export class Output {
     return true;
   }
 
-  /** An ACK and nothing else. False: the device has no room. */
-  acknowledge(c: number, seq: number = this.#core.connections.sndNxt[c]!): boolean {
+  /** An ACK and nothing else, or with FIN. False: the device has no room. */
+  acknowledge(c: number, seq: number = this.#core.connections.sndNxt[c]!, fin: 0 | typeof TCP_FIN = 0): boolean {
     const core = this.#core;
     const { connections, network, writer } = core;
     const transfer = core.transferOf(c);
@@ -344,7 +360,7 @@ export class Output {
         connections.remotePort[c]!,
         seq,
         connections.rcvNxt[c]!,
-        TCP_ACK | this.#echo(c),
+        TCP_ACK | fin | this.#echo(c),
         advertise(core, c, transfer),
       );
       network.send(this.#writeOptions(c, transfer), TCP_CHECKSUM);

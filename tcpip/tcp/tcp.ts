@@ -471,8 +471,7 @@ export class Tcp implements TcpUser, Transport, Ticking {
     if (!connections.hasFlag(c, PAUSED)) return;
     connections.clearFlag(c, PAUSED);
     const transfer = core.transferOf(c);
-    if (transfer === null) return;
-    this.#arrival.giveHeld(c, transfer);
+    if (transfer !== null) this.#arrival.giveHeld(c, transfer);
     if (connections.has(c)) this.#arrival.tellEnd(c);
     if (connections.has(c)) core.touch(c);
   }

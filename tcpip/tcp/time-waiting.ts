@@ -59,10 +59,8 @@ export class TimeWaiting {
   }
 
   #offset(slot: number): number {
-    const { timeWait, network, sequence } = this.#core;
-    if (!timeWait.hasOffset(slot)) return 0;
-    const { locals, destinations } = network;
-    return sequence.timestampOffset(locals.address(timeWait.local(slot)), destinations.address(timeWait.remote(slot)));
+    const { timeWait } = this.#core;
+    return timeWait.hasOffset(slot) ? this.#core.timestampOffsetOf(timeWait.local(slot), timeWait.remote(slot)) : 0;
   }
 
   #answer(slot: number, packet: Packet): void {

@@ -32,6 +32,8 @@ const FIN_WAIT_2_MS = 60_000;
 /** R2 of RFC 9293 §3.8.3, as Linux counts it (tcp_retries2): some 15 minutes. Orphans get fewer (tcp_orphan_retries). */
 const RETRIES = 15;
 const ORPHAN_RETRIES = 8;
+/** Not sooner is a FIN without a Transfer looked at: the clock of its row has milliseconds. */
+const MIN_BARE_FIN_MS = 10;
 const MAX_PERSIST_MS = 60_000;
 /** RFC 4821 §7.7: so many time-outs in a row at one segment size may be a black hole for it. */
 const BLACK_HOLE_TRIES = 3;
@@ -56,6 +58,7 @@ export class Timers {
     if (state[c]! < ESTABLISHED) return;
     let deadline = NEVER;
     if (transfer[c] !== NO_TRANSFER) deadline = this.#transferDeadline(c, core.transfers.get(transfer[c]!));
+    else if (core.isBareFinInFlight(c)) deadline = this.#bareFinDeadline(c);
     if ((flags[c]! & KEEP_ALIVE) !== 0) deadline = Math.min(deadline, this.#keepAliveDeadline(c));
     if (state[c] === FIN_WAIT_2 && (flags[c]! & ORPHAN) !== 0) {
       deadline = Math.min(deadline, this.#after(core.connections.lastHeard[c]!, FIN_WAIT_2_MS));
@@ -74,6 +77,12 @@ export class Timers {
     return this.#isQuiet(c, transfer)
       ? Math.min(deadline, transfer.touched + LINGER_MS * MICROSECONDS_PER_MS)
       : deadline;
+  }
+
+  /** When a Sender would do something about it first: two round trips (PTO, RFC 8985 §7.2). */
+  #bareFinDeadline(c: number): Time {
+    const core = this.#core;
+    return core.bareFinSent(c) + Math.max(2 * core.connections.srtt[c]!, MIN_BARE_FIN_MS * MICROSECONDS_PER_MS);
   }
 
   /** Whether there is nothing that a row has no room for. */
@@ -110,6 +119,8 @@ export class Timers {
       this.#handshake.expire(c);
       return;
     }
+    // It was not acknowledged in time: from now on it is in a Sender's hands.
+    if (core.isBareFinInFlight(c)) core.transferFor(c);
     if (transfer[c] !== NO_TRANSFER && !this.#expireTransfer(c, core.transfers.get(transfer[c]!))) return;
     if ((flags[c]! & KEEP_ALIVE) !== 0 && !this.#keepAlive(c)) return;
     const isOrphan = (flags[c]! & ORPHAN) !== 0;

@@ -69,6 +69,10 @@ class FakeDestinations implements Destinations {
     return this.#rows[destination]!.address;
   }
 
+  writeAddress(destination: number, bytes: Uint8Array, at: number): void {
+    bytes.set(this.address(destination), at);
+  }
+
   pathMtu(destination: number): number {
     return this.#rows[destination]!.mtu;
   }

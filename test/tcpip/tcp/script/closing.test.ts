@@ -79,6 +79,54 @@ describe('TCP, closing (RFC 9293 §3.6)', () => {
     assert.equal(script.tcp.timeWaitCount, 1);
   });
 
+  it('sends a FIN again that was lost, whatever comes meanwhile', () => {
+    playTcp(`
+      ${ACCEPTED}
+      shutdown
+      > F. 1:1(0) ack 1
+      +2ms < P. 1:101(100) ack 1 win 60000
+      = data 100
+      > . 2:2(0) ack 101
+      +199ms > F. 1:1(0) ack 101
+      +10ms < . 101:101(0) ack 2 win 60000
+      state FIN-WAIT-2
+      < F. 101:101(0) ack 2 win 60000
+      = end
+      > . 2:2(0) ack 102
+      = closed
+    `);
+  });
+
+  it('sends a FIN again and again when nothing comes (RFC 6298 §5.5), and gives up', () => {
+    const script = playTcp(`
+      ${ACCEPTED}
+      close
+      > F. 1:1(0) ack 1
+      +200ms > F. 1:1(0) ack 1
+      +400ms > F. 1:1(0) ack 1
+      +800ms > F. 1:1(0) ack 1
+    `);
+    script.quiet = true;
+    script.play('+300s quiet');
+    assert.equal(script.tcp.connectionCount, 0);
+    assert.equal(script.network.destinations.held, 0);
+  });
+
+  it('tells the end when the program reads again, though nothing but FIN had come', () => {
+    playTcp(`
+      ${ACCEPTED}
+      pause
+      < F. 1:1(0) ack 1 win 60000
+      > . 1:1(0) ack 2
+      resume
+      = end
+      shutdown
+      > F. 1:1(0) ack 2
+      < . 2:2(0) ack 2 win 60000
+      = closed
+    `);
+  });
+
   it('is half closed: data still comes, and goes the other way', () => {
     playTcp(`
       ${ACCEPTED}
