@@ -1,6 +1,6 @@
 /** The two threads of cacheLineNs(): one asks and measures, the other answers until it is terminated. */
 import { parentPort, workerData } from 'node:worker_threads';
-import { setAffinity } from '../linux/process.ts';
+import { setAffinity } from '../linux/sched.ts';
 import { type DistanceJob, PING, PONG } from './cpu-distance.ts';
 import { percentile } from './statistics.ts';
 

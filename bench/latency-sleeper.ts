@@ -2,7 +2,7 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { drainEventfd } from '../linux/eventfd.ts';
 import { POLLIN, PollSet } from '../linux/poll.ts';
-import { setAffinity } from '../linux/process.ts';
+import { setAffinity } from '../linux/sched.ts';
 import type { SleeperJob } from './latency.ts';
 
 const { kick, answers, cpu } = workerData as SleeperJob;

@@ -17,7 +17,7 @@ import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import { eventfd, signalEventfd } from '../linux/eventfd.ts';
 import { close } from '../linux/file.ts';
-import { setAffinity } from '../linux/process.ts';
+import { setAffinity } from '../linux/sched.ts';
 import { machine } from './cpu.ts';
 import { DriverGuest } from './driver-guest.ts';
 import { pause } from './pause.ts';

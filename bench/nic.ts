@@ -11,7 +11,7 @@ import os from 'node:os';
 import path from 'node:path';
 import koffi from 'koffi';
 import { type Address, viewMemory } from '../linux/libc.ts';
-import { setAffinity } from '../linux/process.ts';
+import { setAffinity } from '../linux/sched.ts';
 import { Arena } from '../memory/arena.ts';
 import { DESCRIPTOR_BYTES } from '../nic/descriptors.ts';
 import { BufferTable } from '../nic/driver/buffer-table.ts';

@@ -133,7 +133,7 @@ const schema = z.strictObject(
     lane: z
       .strictObject(
         {
-          spin: quantity('a number of microseconds', 0, MAX_SPIN_MICROSECONDS).default(50),
+          spin: quantity('a number of microseconds', 0, MAX_SPIN_MICROSECONDS).default(400),
           count: whole('a number of lanes', 1, MAX_LANES).default(1),
           cpus: z.array(whole('a processor', 0, MAX_CPU), 'expected a list of processors').default([]),
           placement: z.record(z.string(), whole('a lane', 0, MAX_LANES - 1), OBJECT).default({}),

@@ -1,7 +1,7 @@
 /** The thread of a lane: carries out what {@link LaneClient} asks for, between breaths. */
 import fs from 'node:fs';
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
-import { setAffinity } from '../linux/process.ts';
+import { setAffinity } from '../linux/sched.ts';
 import { Lane, type LaneCommand } from '../switch/lane.ts';
 import type { LaneClientOptions } from './lane-client.ts';
 

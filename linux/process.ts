@@ -18,7 +18,6 @@ const iovec = (base: Uint8Array | bigint, length: number): object => ({ iov_base
 const c = {
   syscall2: libcFunction('long syscall(long number, long a, long b)'),
   syscall3: libcFunction('long syscall(long number, long a, long b, long c)'),
-  sched_setaffinity: libcFunction('int sched_setaffinity(int pid, size_t size, const uint8_t *mask)'),
   process_vm_readv: libcFunction(
     'int64_t process_vm_readv(int pid, iovec *local, ulong liovcnt, iovec *remote, ulong riovcnt, ulong flags)',
   ),
@@ -37,16 +36,6 @@ const c = {
 export const UIO_MAXIOV = 1024;
 /** struct iovec: void *iov_base; size_t iov_len. */
 export const IOVEC_BYTES = 16;
-
-/** Processors that a mask of {@link setAffinity} has room for (CPU_SETSIZE of `<sched.h>`). */
-const CPU_SETSIZE = 1024;
-
-/** Lets the calling thread run on these processors only (sched_setaffinity(2)). EINVAL when this machine has none of them. */
-export function setAffinity(cpus: number[]): void {
-  const mask = new Uint8Array(CPU_SETSIZE / 8);
-  for (const cpu of cpus) if (cpu < CPU_SETSIZE) mask[cpu >> 3]! |= 1 << (cpu & 7);
-  check(c.sched_setaffinity(0, mask.length, mask), 'sched_setaffinity', { cpus: cpus.join(',') });
-}
 
 /** The process (thread group) that a thread belongs to, from `/proc/TID/status`. ENOENT when it is gone. */
 export function tgidOf(tid: number): number {

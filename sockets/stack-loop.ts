@@ -9,6 +9,7 @@
  *
  * While nobody needs it ({@link StackLoop.hold}) it does not keep the process alive, as Node's own sockets have it.
  */
+import { yieldProcessor } from '../linux/sched.ts';
 import { type Watch, watchReadable } from '../linux/watch.ts';
 import type { WaitableDevice } from '../tcpip/devices/waitable-device.ts';
 import { NEVER, type Time } from '../tcpip/network.ts';
@@ -115,7 +116,7 @@ export class StackLoop {
     if (found > 0 || this.#again) {
       this.busyPolls++;
       this.#lastWork = now;
-    }
+    } else yieldProcessor();
     const { deadline } = this.#stack;
     // Sleeps are milliseconds: what is due within one is waited for awake, as paced sending wants it.
     if (deadline < now + MICROSECONDS_PER_MS || now < this.#lastWork + this.#spin || !this.#sleep(now, deadline)) {

@@ -2,13 +2,14 @@
  * A lane: an engine with its ports, the memory that its rings lie in, and a poll loop on a thread of its own.
  *
  *     breathe ──► moved something ──► breathe …
- *        └──────► nothing for `spinMs`: ask every ring for kicks, look once more, sleep in poll(2)
+ *        └──────► nothing for a while: ask every ring for kicks, look once more, sleep in poll(2)
  *
  * Its methods below the loop are its commands: another thread asks, the lane carries them out between two breaths, and
  * the answer crosses back. Arguments and results are plain data. An idle lane sleeps and uses no CPU.
  */
 import { drainEventfd } from '../linux/eventfd.ts';
 import { POLLIN, PollSet } from '../linux/poll.ts';
+import { yieldProcessor } from '../linux/sched.ts';
 import { Arena, type ArenaOptions } from '../memory/arena.ts';
 import { GuestMemory } from '../memory/guest-memory.ts';
 import { PackedVirtqueue } from '../vhost/packed-virtqueue.ts';
@@ -26,6 +27,7 @@ import { ImpairmentScratch } from './impaired-queue.ts';
 import { LaneLink, linkMemoryBytes, linkRingOffset } from './lane-link.ts';
 import { type FdSink, Port } from './port.ts';
 import { type ImpairmentChange, PortImpairment } from './port-impairment.ts';
+import { SpinWindow } from './spin-window.ts';
 import { TapQueue } from './tap-queue.ts';
 import { VhostTapQueue } from './vhost-tap-queue.ts';
 
@@ -34,6 +36,8 @@ const HOLD_POLL_MS = 1;
 /** A sleeping lane wakes this often (ms) to age learned addresses. */
 const IDLE_POLL_MS = 1000;
 const NS_PER_MS = 1e6;
+/** After so long without work, whoever waits for this processor may well be the one who has it. */
+const YIELD_AFTER_MS = 0.005;
 /** Breaths between looks at the commands while there is traffic, a power of two. */
 const COMMAND_INTERVAL = 64;
 
@@ -45,7 +49,7 @@ export interface LaneOptions {
   fdbCapacity: number;
   /** Learned addresses of one port at the most. */
   fdbPerPort: number;
-  /** How long to poll without traffic before sleeping, in ms. */
+  /** How long to poll without traffic before sleeping, in ms, at the most: see spin-window.ts. */
   spinMs: number;
   /** eventfd that wakes the lane for commands and mail. */
   wakeFd: number;
@@ -170,7 +174,8 @@ export class Lane {
 
   /** Runs until {@link stop}. `runCommands` carries out the commands that wait; it is cheap when there are none. */
   run(runCommands: () => void): void {
-    const { now, spinMs } = this.#options;
+    const { now } = this.#options;
+    const spin = new SpinWindow(this.#options.spinMs);
     const load = this.#load;
     let time = now();
     let idleSince = time;
@@ -193,9 +198,13 @@ export class Lane {
       load.emptyBreaths++;
       time = after;
       runCommands();
-      if (this.#stopped || time - idleSince < spinMs) continue;
+      if (this.#stopped || time - idleSince < spin.length) {
+        if (time - idleSince > YIELD_AFTER_MS) yieldProcessor();
+        continue;
+      }
       this.#sleep();
       time = now();
+      spin.slept(time - after);
       idleSince = time;
     }
   }

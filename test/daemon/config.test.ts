@@ -13,7 +13,7 @@ const DEFAULTS = {
   control: { socket: '/run/ringswitch/control.sock' },
   log: { level: 'info', format: 'auto' },
   fdb: { aging: 300, capacity: 16384, perPort: 4096 },
-  lane: { spin: 50, count: 1, cpus: [], placement: {}, wasm: true },
+  lane: { spin: 400, count: 1, cpus: [], placement: {}, wasm: true },
   taps: [],
   ports: [],
   impairment: {},
