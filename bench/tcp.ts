@@ -5,7 +5,9 @@
  *     stack ══ rings ══ switch ── tap ── Linux          both directions
  *     Linux ── tap ── switch ── tap ── Linux            two network namespaces
  *
- * Bulk by one stream and by a hundred, round trips of 64 bytes one at a time, and connections opened and closed.
+ * Bulk by one stream and by a hundred, round trips of 64 bytes one at a time, and connections opened and closed. Each kind
+ * runs unmeasured first, on all paths alike: what is compared are sides that have been running for a while, with code that
+ * V8 has seen and windows that are open.
  */
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs/promises';
@@ -47,6 +49,7 @@ const STREAMS = 100;
 const END = new URL('./tcp-end.ts', import.meta.url);
 const C_FILE = new URL('./tcp-linux.c', import.meta.url).pathname;
 const READY_MS = 10_000;
+const WARM_UP_SECONDS = 3;
 /** All 4-tuples that there are, and room for them in TIME-WAIT. */
 const SYSCTLS = ['net.ipv4.ip_local_port_range=1024 65535', 'net.ipv4.tcp_max_tw_buckets=2000000'];
 
@@ -119,6 +122,10 @@ async function measure(way: Path, seconds: number, program: string): Promise<Tcp
     kind === 'stack' ? stackSide(undo, daemon, name, address) : linuxSide(undo, daemon, program, name, address);
   const client = await side(from!, 'tcpa', '10.3.0.1');
   const { address } = await side(to!, 'tcpb', '10.3.0.2');
+  const warmUp = { address, seconds: WARM_UP_SECONDS };
+  await client.run({ ...warmUp, what: 'bulk', streams: 1 });
+  await client.run({ ...warmUp, what: 'echo' });
+  await client.run({ ...warmUp, what: 'connect' });
   const bulk = async (streams: number): Promise<number> => {
     const [bytes] = await client.run({ what: 'bulk', address, streams, seconds });
     return (bytes! * 8) / 1e9;
