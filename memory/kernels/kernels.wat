@@ -264,8 +264,8 @@
   ;; kind or one that is too short, and their used entries. Gives the first frame left.
   ;; $used: address of the used ring's entries; the rest as in receiveBuffers.
   ;;
-  ;; Two loops: the first also writes into the first and the last cache line of each buffer, what the second will overwrite.
-  ;; So the lines come from the cache of the driver's processor many at a time.
+  ;; Two loops: the first also writes the first and the last byte of each frame, what the second will overwrite. So the
+  ;; lines come from the cache of the driver's processor many at a time.
   (func (export "deliverBuffers")
     (param $batch i32) (param $first i32) (param $end i32) (param $avail f64) (param $desc f64) (param $used f64)
     (param $num i32) (param $at i32) (param $usedIdx i32)
@@ -313,7 +313,7 @@
             (i64.extend_i32_u (local.get $head))
             (i64.shl (i64.extend_i32_u (local.get $total)) (i64.const 32))))
         (local.set $address (i64.add (local.get $base) (local.get $address)))
-        (i64.store (local.get $address) (i64.const 0))
+        (i32.store8 (i64.add (local.get $address) (i64.extend_i32_u (local.get $header))) (i32.const 0))
         (i32.store8 (i64.add (local.get $address) (i64.extend_i32_u (i32.sub (local.get $total) (i32.const 1)))) (i32.const 0))
         (i64.store
           (i64.add (i64.add (local.get $b) (global.get $PLACE_TO)) (i64.extend_i32_u (i32.shl (local.get $first) (i32.const 3))))
@@ -493,25 +493,39 @@
           (br $rest)))))
 
   ;; Writes the columns of a frame as a virtio-net header of $bytes to arena offset $to; num_buffers is 1.
+  ;;
+  ;; What stands there already is not written again: most headers are all zeros, a buffer that comes back has the one of
+  ;; its last frame, and a cache line that nobody writes to stays with both processors.
   (func $writeNetHeader (param $at i64) (param $frame i32) (param $to i64) (param $bytes i32)
-    (local $i i64) (local $kind i32)
+    (local $i i64) (local $kind i32) (local $first i64) (local $rest i32)
     (local.set $i (i64.add (local.get $at) (i64.extend_i32_u (local.get $frame))))
     (local.set $kind
       (i32.or
         (i32.load8_u (i64.add (local.get $i) (global.get $FLAGS)))
         (i32.shl (i32.load8_u (i64.add (local.get $i) (global.get $GSO_TYPE))) (i32.const 8))))
-    (i64.store (local.get $to) (i64.const 0))
-    (i32.store16 offset=8 (local.get $to) (i32.const 0))
-    (if (i32.ge_u (local.get $bytes) (global.get $NET_HDR_MRG_RXBUF_BYTES))
-      (then (i32.store16 offset=10 (local.get $to) (i32.const 1))))
+    ;; The first eight bytes, and csum_offset with num_buffers above.
     (if (local.get $kind)
       (then
         (local.set $i (i64.add (local.get $i) (i64.extend_i32_u (local.get $frame))))
-        (i32.store16 (local.get $to) (local.get $kind))
-        (i32.store16 offset=2 (local.get $to) (i32.load16_u (i64.add (local.get $i) (global.get $HDR_LEN))))
-        (i32.store16 offset=4 (local.get $to) (i32.load16_u (i64.add (local.get $i) (global.get $GSO_SIZE))))
-        (i32.store16 offset=6 (local.get $to) (i32.load16_u (i64.add (local.get $i) (global.get $CSUM_START))))
-        (i32.store16 offset=8 (local.get $to) (i32.load16_u (i64.add (local.get $i) (global.get $CSUM_OFFSET)))))))
+        (local.set $first
+          (i64.or
+            (i64.or
+              (i64.extend_i32_u (local.get $kind))
+              (i64.shl (i64.load16_u (i64.add (local.get $i) (global.get $HDR_LEN))) (i64.const 16)))
+            (i64.or
+              (i64.shl (i64.load16_u (i64.add (local.get $i) (global.get $GSO_SIZE))) (i64.const 32))
+              (i64.shl (i64.load16_u (i64.add (local.get $i) (global.get $CSUM_START))) (i64.const 48)))))
+        (local.set $rest (i32.load16_u (i64.add (local.get $i) (global.get $CSUM_OFFSET))))))
+    (if (i64.ne (i64.load (local.get $to)) (local.get $first))
+      (then (i64.store (local.get $to) (local.get $first))))
+    (if (i32.ge_u (local.get $bytes) (global.get $NET_HDR_MRG_RXBUF_BYTES))
+      (then
+        (local.set $rest (i32.or (local.get $rest) (i32.const 0x10000)))
+        (if (i32.ne (i32.load offset=8 (local.get $to)) (local.get $rest))
+          (then (i32.store offset=8 (local.get $to) (local.get $rest)))))
+      (else
+        (if (i32.ne (i32.load16_u offset=8 (local.get $to)) (local.get $rest))
+          (then (i32.store16 offset=8 (local.get $to) (local.get $rest)))))))
 
   (func $segmentAddress (param $at i64) (param $index i32) (result i64)
     (i64.add (i64.add (local.get $at) (global.get $SEGMENT_ADDRESS))
