@@ -24,14 +24,16 @@ export function advertise(core: TcpCore, c: number, transfer: Transfer | null): 
   const { rcvNxt, rcvEdge, rcvScale } = core.connections;
   const nxt = rcvNxt[c]!;
   const offered = distance(rcvEdge[c]!, nxt);
+  const room = transfer === null ? idleBuffer(core, c) : roomFor(core, transfer);
   let window = Math.max(0, offered);
-  if (transfer !== null) {
-    const room = roomFor(core, transfer);
-    if (room - window >= worthwhile(transfer)) window = room;
-  } else window = Math.max(window, idleBuffer(core, c));
+  if (room - window >= (transfer === null ? 0 : worthwhile(transfer))) window = room;
   const scale = rcvScale[c]!;
-  // What was offered is rounded up, so that the edge does not move back; what is new, down.
-  const field = Math.min(window > offered ? window >>> scale : (window + (1 << scale) - 1) >>> scale, TCP_MAX_WINDOW);
+  // What was offered is rounded up, so that the edge does not move back; what is new, down. Up by less than one step beyond
+  // the room, or each small segment would move the edge on: then down, and what was offered is taken all the same (RFC 7323
+  // §2.4).
+  const up = (window + (1 << scale) - 1) >>> scale;
+  const isDown = window > offered || up << scale >= room + (1 << scale);
+  const field = Math.min(isDown ? window >>> scale : up, TCP_MAX_WINDOW);
   const edge = plus(nxt, field << scale);
   if (distance(edge, rcvEdge[c]!) > 0) rcvEdge[c] = edge;
   return field;

@@ -52,6 +52,8 @@ export interface MemoryDeviceOptions {
   offloads?: number;
   /** Frames to send between two flushes at the most. */
   capacity?: number;
+  /** What lies around received frames; default 0xee. */
+  poison?: number;
 }
 
 export class MemoryDevice implements FrameDevice {
@@ -76,13 +78,16 @@ export class MemoryDevice implements FrameDevice {
   room: number;
   readonly #inbox: SentFrame[] = [];
   #held = 0;
+  readonly #poison: number;
 
   constructor({
     address = Uint8Array.of(2, 0, 0, 0, 0, 1),
     mtu = 1500,
     offloads = 0,
     capacity,
+    poison = 0xee,
   }: MemoryDeviceOptions = {}) {
+    this.#poison = poison;
     this.address = address;
     this.mtu = mtu;
     this.offloads = offloads;
@@ -113,7 +118,7 @@ export class MemoryDevice implements FrameDevice {
       const { bytes, flags, gsoType, gsoSize, csumStart, csumOffset } = this.#inbox[i]!;
       // At an odd place, with rubbish before and behind.
       const at = i * SLOT_BYTES + 13;
-      this.rx.fill(0xee, i * SLOT_BYTES, i * SLOT_BYTES + 14 + bytes.length + 64);
+      this.rx.fill(this.#poison, i * SLOT_BYTES, i * SLOT_BYTES + 14 + bytes.length + 64);
       this.rx.set(bytes, at);
       this.rxOffset[i] = at;
       this.rxLength[i] = bytes.length;

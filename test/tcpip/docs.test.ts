@@ -11,7 +11,7 @@ describe('docs/tcp.md', () => {
       const tests = [...row.split('|')[3]!.matchAll(/`([^`]+)`/g)].map(([, name]) => name!);
       assert.notEqual(tests.length, 0, row);
       for (const name of tests) {
-        const file = `${name.replace(/^script\//, 'tcp/script/')}.test.ts`;
+        const file = `${name.replace(/^script\//, 'tcp/script/').replace(/^linux\//, '../sockets/linux/')}.test.ts`;
         assert.ok(fs.existsSync(new URL(file, import.meta.url)), `${row}\nthere is no ${file}`);
       }
     }

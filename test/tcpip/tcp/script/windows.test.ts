@@ -227,6 +227,24 @@ describe('TCP, the receive window (RFC 9293 §3.8.6.2.2)', () => {
     script.play('> . 1:1(0) ack 4001 win 4000');
   });
 
+  it('closes for small segments, too, when it is scaled: rounding does not move its edge on for ever', () => {
+    const script = new TcpScript({ listen: { receiveBuffer: 4096 } }).play(`
+      listen
+      < S 0:0(0) win 60000 <mss 1000,wscale 7>
+      > S. 0:0(0) ack 1 <mss 1460,wscale 7>
+      < . 1:1(0) ack 1 win 60000
+      = accepted
+      pause
+    `);
+    // The last bytes of the buffer are told one by one: 32 × 128 bytes at first, rounded up and then down.
+    script.quiet = true;
+    for (let seq = 1; seq < 6000; seq += 50) script.play(`< P. ${seq}:${seq + 50}(50) ack 1 win 60000`);
+    script.quiet = false;
+    const { receiveQueue, receiveWindow } = script.tcp.info(script.connection);
+    assert.ok(receiveQueue >= 4096 && receiveQueue < 4096 + 128, `${receiveQueue} bytes wait`);
+    assert.equal(receiveWindow, 0);
+  });
+
   it('takes what a closed window does not allow for a probe, and its ACK counts', () => {
     playTcp(
       `
