@@ -18,25 +18,25 @@
 
   ;; Layout of a FrameBatch (frame-batch.ts), in bytes from its start.
   (global $LENGTH i64 (i64.const 0))
-  (global $FIRST_SEGMENT i64 (i64.const 128))
-  (global $SEGMENT_COUNT i64 (i64.const 256))
-  (global $FLAGS i64 (i64.const 384))
-  (global $GSO_TYPE i64 (i64.const 416))
-  (global $HDR_LEN i64 (i64.const 448))
-  (global $GSO_SIZE i64 (i64.const 512))
-  (global $CSUM_START i64 (i64.const 576))
-  (global $CSUM_OFFSET i64 (i64.const 640))
-  (global $REPEATS i64 (i64.const 704))
-  (global $HEADS i64 (i64.const 1536))
-  (global $ADDRESSES i64 (i64.const 768))
-  (global $PLACE_TO i64 (i64.const 1280))
-  (global $BYTES_GATHERED i64 (i64.const 1600))
-  (global $SLOTS i64 (i64.const 1664))
+  (global $FIRST_SEGMENT i64 (i64.const 256))
+  (global $SEGMENT_COUNT i64 (i64.const 512))
+  (global $FLAGS i64 (i64.const 768))
+  (global $GSO_TYPE i64 (i64.const 832))
+  (global $HDR_LEN i64 (i64.const 896))
+  (global $GSO_SIZE i64 (i64.const 1024))
+  (global $CSUM_START i64 (i64.const 1152))
+  (global $CSUM_OFFSET i64 (i64.const 1280))
+  (global $REPEATS i64 (i64.const 1408))
+  (global $HEADS i64 (i64.const 3072))
+  (global $ADDRESSES i64 (i64.const 1536))
+  (global $PLACE_TO i64 (i64.const 2560))
+  (global $BYTES_GATHERED i64 (i64.const 3200))
+  (global $SLOTS i64 (i64.const 3264))
   (global $SLOT_BYTES i64 (i64.const 144))
   (global $HEADROOM i64 (i64.const 16))
   (global $HEADER_BYTES i32 (i32.const 128))
-  (global $SEGMENT_ADDRESS i64 (i64.const 6272))
-  (global $SEGMENT_LENGTH i64 (i64.const 39040))
+  (global $SEGMENT_ADDRESS i64 (i64.const 12480))
+  (global $SEGMENT_LENGTH i64 (i64.const 45248))
   ;; struct virtio_net_hdr (virtio 1.2 §5.1.6): without and with num_buffers.
   (global $NET_HDR_BYTES i32 (i32.const 10))
   (global $NET_HDR_MRG_RXBUF_BYTES i32 (i32.const 12))
@@ -165,7 +165,7 @@
                 (i32.add (local.get $prefix) (local.get $n)))))
           ;; The slot is the first segment, what follows in the buffer the second.
           (i32.store offset=0 (local.get $i) (local.get $length))
-          (i32.store offset=128 (local.get $i) (local.get $segment))
+          (i32.store offset=256 (local.get $i) (local.get $segment))
           (f64.store (local.get $address) (f64.convert_i64_s (i64.add (global.get $base) (local.get $slot))))
           (local.set $from (call $segmentLength (local.get $at) (local.get $segment)))
           (i32.store (local.get $from) (local.get $n))
@@ -174,8 +174,8 @@
               (f64.store offset=8 (local.get $address)
                 (f64.add (local.get $buffer) (f64.convert_i32_s (i32.add (local.get $prefix) (local.get $n)))))
               (i32.store offset=4 (local.get $from) (i32.sub (local.get $length) (local.get $n)))
-              (i32.store offset=256 (local.get $i) (i32.const 2)))
-            (else (i32.store offset=256 (local.get $i) (i32.const 1))))
+              (i32.store offset=512 (local.get $i) (i32.const 2)))
+            (else (i32.store offset=512 (local.get $i) (i32.const 1))))
           (local.set $kind (call $readNetHeader (local.get $at) (local.get $first) (local.get $slot) (local.get $prefix)))
           (local.set $macs (call $addresses (local.get $at) (local.get $first) (local.get $slot)))
           (i32.store8
@@ -215,6 +215,8 @@
     ;; Arena offset of what stands at $start.
     (local.set $base (call $offsetOf (f64.add (local.get $from) (local.get $delta))))
     (local.set $mask (i32.sub (local.get $num) (i32.const 1)))
+    (local.set $sink
+      (call $touchDescriptors (local.get $ring) (local.get $table) (local.get $num) (local.get $at) (local.get $limit)))
     (local.set $frame (local.get $first))
     (local.set $note (local.get $segment))
     (block $done
@@ -237,12 +239,6 @@
         (br_if $done
           (i64.gt_u (i64.extend_i32_u (local.get $len)) (i64.sub (local.get $size) (local.get $address))))
         (local.set $address (i64.add (local.get $base) (local.get $address)))
-        (local.set $sink
-          (i32.add (local.get $sink)
-            (i32.add
-              (i32.load8_u (local.get $address))
-              (i32.load8_u (i64.add (local.get $address) (i64.extend_i32_u
-                (select (i32.const 64) (i32.const 0) (i32.gt_u (local.get $len) (i32.const 64)))))))))
         (f64.store offset=8 (call $segmentAddress (local.get $b) (local.get $note))
           (f64.convert_i64_s (i64.add (global.get $base) (local.get $address))))
         (i32.store offset=4 (call $segmentLength (local.get $b) (local.get $note)) (local.get $len))
@@ -254,6 +250,21 @@
         (local.set $frame (i32.add (local.get $frame) (i32.const 1)))
         (local.set $limit (i32.sub (local.get $limit) (i32.const 1)))
         (br $next)))
+    (local.set $note (local.get $segment))
+    (local.set $head (local.get $first))
+    (loop $touch
+      (if (i32.lt_u (local.get $head) (local.get $frame))
+        (then
+          (local.set $address
+            (call $offsetOf (f64.load offset=8 (call $segmentAddress (local.get $b) (local.get $note)))))
+          (local.set $sink
+            (i32.add (local.get $sink)
+              (i32.add
+                (i32.load8_u (local.get $address))
+                (i32.load8_u offset=12 (local.get $address)))))
+          (local.set $note (i32.add (local.get $note) (i32.const 2)))
+          (local.set $head (i32.add (local.get $head) (i32.const 1)))
+          (br $touch))))
     (global.set $sink (local.get $sink))
     (i32.store (i64.add (local.get $b) (global.get $BYTES_GATHERED))
       (call $gatherBuffers
@@ -284,6 +295,9 @@
     (local.set $size (i64.sub (i64.trunc_sat_f64_u (local.get $to)) (local.get $start)))
     (local.set $base (call $offsetOf (f64.add (local.get $from) (local.get $delta))))
     (local.set $mask (i32.sub (local.get $num) (i32.const 1)))
+    (global.set $sink
+      (call $touchDescriptors (local.get $ring) (local.get $table) (local.get $num) (local.get $at)
+        (i32.sub (local.get $end) (local.get $first))))
     (block $done
       (loop $next
         (br_if $done (i32.ge_u (local.get $first) (local.get $end)))
@@ -313,8 +327,6 @@
             (i64.extend_i32_u (local.get $head))
             (i64.shl (i64.extend_i32_u (local.get $total)) (i64.const 32))))
         (local.set $address (i64.add (local.get $base) (local.get $address)))
-        (i32.store8 (i64.add (local.get $address) (i64.extend_i32_u (local.get $header))) (i32.const 0))
-        (i32.store8 (i64.add (local.get $address) (i64.extend_i32_u (i32.sub (local.get $total) (i32.const 1)))) (i32.const 0))
         (i64.store
           (i64.add (i64.add (local.get $b) (global.get $PLACE_TO)) (i64.extend_i32_u (i32.shl (local.get $first) (i32.const 3))))
           (local.get $address))
@@ -322,6 +334,23 @@
         (local.set $usedIdx (i32.add (local.get $usedIdx) (i32.const 1)))
         (local.set $first (i32.add (local.get $first) (i32.const 1)))
         (br $next)))
+    (local.set $head (local.get $frame))
+    (loop $touch
+      (if (i32.lt_u (local.get $head) (local.get $first))
+        (then
+          (local.set $address
+            (i64.load
+              (i64.add (i64.add (local.get $b) (global.get $PLACE_TO)) (i64.extend_i32_u (i32.shl (local.get $head) (i32.const 3))))))
+          (i32.store8 offset=12 (local.get $address) (i32.const 0))
+          (i32.store8
+            (i64.add (local.get $address)
+              (i64.extend_i32_u
+                (i32.add
+                  (i32.load (i64.add (local.get $b) (i64.extend_i32_u (i32.shl (local.get $head) (i32.const 2)))))
+                  (i32.sub (local.get $header) (i32.const 1)))))
+            (i32.const 0))
+          (local.set $head (i32.add (local.get $head) (i32.const 1)))
+          (br $touch))))
     (loop $place
       (if (i32.lt_u (local.get $frame) (local.get $first))
         (then
@@ -333,6 +362,28 @@
           (br $place))))
     (local.get $first))
 
+  ;; Loads from the lines of the descriptors that $count entries of the avail ring name, four descriptors a line.
+  (func $touchDescriptors (param $ring i64) (param $table i64) (param $num i32) (param $at i32) (param $count i32)
+    (result i32)
+    (local $sink i32) (local $head i32) (local $end i32) (local $mask i32)
+    (local.set $mask (i32.sub (local.get $num) (i32.const 1)))
+    (local.set $end (i32.add (local.get $at) (local.get $count)))
+    (loop $next
+      (if (i32.lt_u (local.get $at) (local.get $end))
+        (then
+          (local.set $head
+            (i32.load16_u
+              (i64.add (local.get $ring)
+                (i64.extend_i32_u (i32.shl (i32.and (local.get $at) (local.get $mask)) (i32.const 1))))))
+          (if (i32.lt_u (local.get $head) (local.get $num))
+            (then
+              (local.set $sink
+                (i32.add (local.get $sink)
+                  (i32.load (i64.add (local.get $table) (i64.extend_i32_u (i32.shl (local.get $head) (i32.const 4)))))))))
+          (local.set $at (i32.add (local.get $at) (i32.const 4)))
+          (br $next))))
+    (local.get $sink))
+
   ;; Arena offset of an absolute address.
   (func $offsetOf (param $address f64) (result i64)
     (i64.sub (i64.reinterpret_f64 (f64.add (local.get $address) (f64.const 0x1p52))) (global.get $origin)))
@@ -341,8 +392,8 @@
   (func $placeNear (param $at i64) (param $frame i32) (param $to i64) (param $header i32)
     (local $i i64) (local $segment i32) (local $more i32) (local $n i32) (local $from i64)
     (local.set $i (i64.add (local.get $at) (i64.shl (i64.extend_i32_u (local.get $frame)) (i64.const 2))))
-    (local.set $segment (i32.load offset=128 (local.get $i)))
-    (local.set $more (i32.load offset=256 (local.get $i)))
+    (local.set $segment (i32.load offset=256 (local.get $i)))
+    (local.set $more (i32.load offset=512 (local.get $i)))
     (local.set $n (i32.load (call $segmentLength (local.get $at) (local.get $segment))))
     (call $writeNetHeader (local.get $at) (local.get $frame) (local.get $to) (local.get $header))
     (local.set $to (i64.add (local.get $to) (i64.extend_i32_u (local.get $header))))
@@ -473,8 +524,8 @@
   (func $placeFar (param $at i64) (param $frame i32) (param $to f64) (param $header i32)
     (local $i i64) (local $segment i32) (local $more i32) (local $n i32) (local $from i64)
     (local.set $i (i64.add (local.get $at) (i64.shl (i64.extend_i32_u (local.get $frame)) (i64.const 2))))
-    (local.set $segment (i32.load offset=128 (local.get $i)))
-    (local.set $more (i32.load offset=256 (local.get $i)))
+    (local.set $segment (i32.load offset=256 (local.get $i)))
+    (local.set $more (i32.load offset=512 (local.get $i)))
     (local.set $n (i32.load (call $segmentLength (local.get $at) (local.get $segment))))
     (local.set $from
       (i64.sub (call $slotOf (local.get $at) (local.get $frame)) (i64.extend_i32_u (local.get $header))))

@@ -37,6 +37,7 @@ import {
   TCP_ACK,
   TCP_CWR,
   TCP_ECE,
+  TCP_FIN,
   TCP_MAX_HEADER_LENGTH,
   TCP_MAX_WINDOW,
   TCP_RST,
@@ -223,7 +224,8 @@ export class Listeners {
       else this.#output.refuse(packet);
       return;
     }
-    if ((segment.flags & TCP_SYN) === 0) return;
+    // Nobody begins with SYN and FIN but scanners; Linux is silent, too.
+    if ((segment.flags & (TCP_SYN | TCP_FIN)) !== TCP_SYN) return;
     if (listener.waiting >= listener.backlog) {
       this.#sendCookie(listener, packet);
       return;

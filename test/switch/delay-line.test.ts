@@ -82,7 +82,8 @@ for (const { name, arena } of ARENAS) {
 
     it('presents again what was not released', () => {
       const line = open(100);
-      for (let i = 0; i < 50; i++) push(line, { bytes: frameBytes(60, i) }, i);
+      const count = BATCH_FRAMES + 18;
+      for (let i = 0; i < count; i++) push(line, { bytes: frameBytes(60, i) }, i);
       assert.equal(present(line, 100).length, BATCH_FRAMES);
       assert.equal(line.presented, BATCH_FRAMES);
       line.release(2);
@@ -91,7 +92,7 @@ for (const { name, arena } of ARENAS) {
       assert.equal(again.length, BATCH_FRAMES);
       assert.deepEqual(again[0], frameBytes(60, 2));
       assert.deepEqual(again[BATCH_FRAMES - 2], frameBytes(60, 99), 'a later one is not put before those presented');
-      assert.equal(line.count, 49);
+      assert.equal(line.count, count - 1);
     });
 
     it('flips one bit, and then nobody says any more that its checksums are right', () => {

@@ -311,16 +311,17 @@ function suite(arena: () => Arena, isPrivate?: PrivateRegions): void {
     });
 
     it('fills a batch and leaves the rest for the next', () => {
-      const driver = newDriver(MODERN, 64);
+      const driver = newDriver(MODERN, 256);
       const queue = new SplitVirtqueue(guest.map(arena()), driver.description());
-      const frames = Array.from({ length: 50 }, (_, i) => frameBytes(60 + i, i));
+      const count = BATCH_FRAMES + 18;
+      const frames = Array.from({ length: count }, (_, i) => frameBytes(60 + i, i));
       for (const frame of frames) send(driver, MODERN, frame);
       assert.equal(queue.receive(batch), BATCH_FRAMES);
       queue.release(BATCH_FRAMES);
       for (let i = 0; i < BATCH_FRAMES; i++) assertFrame(i, frames[i]!);
       batch.clear();
-      assert.equal(queue.receive(batch), 50 - BATCH_FRAMES);
-      for (let i = BATCH_FRAMES; i < 50; i++) assertFrame(i - BATCH_FRAMES, frames[i]!);
+      assert.equal(queue.receive(batch), count - BATCH_FRAMES);
+      for (let i = BATCH_FRAMES; i < count; i++) assertFrame(i - BATCH_FRAMES, frames[i]!);
     });
 
     it('appends to what is in the batch already', () => {

@@ -169,6 +169,14 @@ describe('TCP, opening (RFC 9293 §3.5)', () => {
     `);
   });
 
+  it('says nothing to SYN with FIN', () => {
+    playTcp(`
+      listen
+      < FS 0:0(0) win 8000 <mss 1460>
+      +1s quiet
+    `);
+  });
+
   it('answers a wrong ACK in SYN-RECEIVED with RST', () => {
     playTcp(`
       listen
