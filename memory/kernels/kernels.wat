@@ -13,7 +13,7 @@
   (import "arena" "farCopy" (func $farCopy (param f64 f64 i32)))
   (import "arena" "farSum" (func $farSum (param f64 i32) (result i32)))
 
-  ;; Where $receiveBuffers leaves what it loaded for nothing.
+  ;; Where what was loaded for nothing is left.
   (global $sink (mut i32) (i32.const 0))
 
   ;; Layout of a FrameBatch (frame-batch.ts), in bytes from its start.
@@ -132,6 +132,9 @@
     (local $macs v128) (local $macsBefore v128)
     (local.set $at (i64.extend_i32_u (local.get $batch)))
     (local.set $origin (global.get $origin))
+    (call $touchBuffers
+      (local.get $at) (i32.add (local.get $segment) (i32.const 1)) (i32.sub (local.get $end) (local.get $first))
+      (local.get $prefix))
     ;; No frame repeats one of an earlier call.
     (local.set $before (i32.const -1))
     (local.set $slot (call $slotOf (local.get $at) (local.get $first)))
@@ -192,13 +195,33 @@
           (br $next))))
     (local.get $total))
 
+  ;; Loads the first byte of $count buffers, at every second segment from $segment on of the batch at arena offset $at, and the
+  ;; first behind $prefix, and does nothing with them. Their lines come from the cache of the driver's processor, and that
+  ;; way many come in the time of one.
+  (func $touchBuffers (param $at i64) (param $segment i32) (param $count i32) (param $prefix i32)
+    (local $where i64) (local $from i64) (local $sink i32)
+    (local.set $where (call $segmentAddress (local.get $at) (local.get $segment)))
+    (loop $next
+      (if (local.get $count)
+        (then
+          (local.set $from (call $offsetOf (f64.load (local.get $where))))
+          (if (i64.eqz (i64.shr_u (local.get $from) (i64.const 34)))
+            (then
+              (local.set $sink
+                (i32.add (local.get $sink)
+                  (i32.add
+                    (i32.load8_u (local.get $from))
+                    (i32.load8_u (i64.add (local.get $from) (i64.extend_i32_u (local.get $prefix)))))))))
+          (local.set $where (i64.add (local.get $where) (i64.const 16)))
+          (local.set $count (i32.sub (local.get $count) (i32.const 1)))
+          (br $next))))
+    (global.set $sink (local.get $sink)))
+
   ;; SplitVirtqueue.receive: takes chains of one buffer from a split virtqueue (virtio 1.2 §2.7) until there is one of
   ;; another kind, $limit at the most, as frames of the batch at arena offset $batch; their heads go to its column. Gives
   ;; how many, and leaves their bytes in the batch. Every word of the driver is read once, into a local.
   ;; $avail, $desc: addresses of the avail ring's entries and of the table. $from … $to + $delta: mapped guest memory.
   ;;
-  ;; Two loops: the first also loads from the first cache lines of each buffer and does nothing with it. They come from the
-  ;; cache of the driver's processor, and that way many come in the time of one.
   (func (export "receiveBuffers")
     (param $batch i32) (param $limit i32) (param $avail f64) (param $desc f64) (param $num i32) (param $at i32)
     (param $from f64) (param $to f64) (param $delta f64) (param $prefix i32) (param $least i32) (param $most i32)
@@ -250,21 +273,6 @@
         (local.set $frame (i32.add (local.get $frame) (i32.const 1)))
         (local.set $limit (i32.sub (local.get $limit) (i32.const 1)))
         (br $next)))
-    (local.set $note (local.get $segment))
-    (local.set $head (local.get $first))
-    (loop $touch
-      (if (i32.lt_u (local.get $head) (local.get $frame))
-        (then
-          (local.set $address
-            (call $offsetOf (f64.load offset=8 (call $segmentAddress (local.get $b) (local.get $note)))))
-          (local.set $sink
-            (i32.add (local.get $sink)
-              (i32.add
-                (i32.load8_u (local.get $address))
-                (i32.load8_u offset=12 (local.get $address)))))
-          (local.set $note (i32.add (local.get $note) (i32.const 2)))
-          (local.set $head (i32.add (local.get $head) (i32.const 1)))
-          (br $touch))))
     (global.set $sink (local.get $sink))
     (i32.store (i64.add (local.get $b) (global.get $BYTES_GATHERED))
       (call $gatherBuffers
@@ -275,8 +283,7 @@
   ;; kind or one that is too short, and their used entries. Gives the first frame left.
   ;; $used: address of the used ring's entries; the rest as in receiveBuffers.
   ;;
-  ;; Two loops: the first also writes the first and the last byte of each frame, what the second will overwrite. So the
-  ;; lines come from the cache of the driver's processor many at a time.
+  ;; The descriptors' lines are asked for first, then the buffers' ($touchPlace), all of a batch, before they are needed.
   (func (export "deliverBuffers")
     (param $batch i32) (param $first i32) (param $end i32) (param $avail f64) (param $desc f64) (param $used f64)
     (param $num i32) (param $at i32) (param $usedIdx i32)
@@ -338,17 +345,10 @@
     (loop $touch
       (if (i32.lt_u (local.get $head) (local.get $first))
         (then
-          (local.set $address
+          (call $touchPlace (local.get $b) (local.get $head)
             (i64.load
-              (i64.add (i64.add (local.get $b) (global.get $PLACE_TO)) (i64.extend_i32_u (i32.shl (local.get $head) (i32.const 3))))))
-          (i32.store8 offset=12 (local.get $address) (i32.const 0))
-          (i32.store8
-            (i64.add (local.get $address)
-              (i64.extend_i32_u
-                (i32.add
-                  (i32.load (i64.add (local.get $b) (i64.extend_i32_u (i32.shl (local.get $head) (i32.const 2)))))
-                  (i32.sub (local.get $header) (i32.const 1)))))
-            (i32.const 0))
+              (i64.add (i64.add (local.get $b) (global.get $PLACE_TO)) (i64.extend_i32_u (i32.shl (local.get $head) (i32.const 3)))))
+            (local.get $header))
           (local.set $head (i32.add (local.get $head) (i32.const 1)))
           (br $touch))))
     (loop $place
@@ -387,6 +387,19 @@
   ;; Arena offset of an absolute address.
   (func $offsetOf (param $address f64) (result i64)
     (i64.sub (i64.reinterpret_f64 (f64.add (local.get $address) (f64.const 0x1p52))) (global.get $origin)))
+
+  ;; Writes the first and the last byte of a frame that will be written to arena offset $to, $header bytes behind it: its
+  ;; lines come from the cache of the driver's processor, many at a time.
+  (func $touchPlace (param $at i64) (param $frame i32) (param $to i64) (param $header i32)
+    (local.set $to (i64.add (local.get $to) (i64.extend_i32_u (local.get $header))))
+    (i32.store8 (local.get $to) (i32.const 0))
+    (i32.store8
+      (i64.add (local.get $to)
+        (i64.extend_i32_u
+          (i32.sub
+            (i32.load (i64.add (local.get $at) (i64.extend_i32_u (i32.shl (local.get $frame) (i32.const 2)))))
+            (i32.const 1))))
+      (i32.const 0)))
 
   ;; Writes a whole frame with its virtio-net header to arena offset $to.
   (func $placeNear (param $at i64) (param $frame i32) (param $to i64) (param $header i32)
@@ -505,8 +518,20 @@
   ;; FrameBatch.place: writes frames $first to $end - 1 of the batch at arena offset $batch to where their placeTo says,
   ;; each with a virtio-net header of $header bytes in front.
   (func (export "place") (param $batch i32) (param $first i32) (param $end i32) (param $header i32)
-    (local $at i64) (local $to f64) (local $t i64)
+    (local $at i64) (local $to f64) (local $t i64) (local $i i32)
     (local.set $at (i64.extend_i32_u (local.get $batch)))
+    (local.set $i (local.get $first))
+    (loop $touch
+      (if (i32.lt_u (local.get $i) (local.get $end))
+        (then
+          (local.set $t
+            (call $offsetOf
+              (f64.load (i64.add (i64.add (local.get $at) (global.get $PLACE_TO))
+                (i64.shl (i64.extend_i32_u (local.get $i)) (i64.const 3))))))
+          (if (i64.eqz (i64.shr_u (local.get $t) (i64.const 34)))
+            (then (call $touchPlace (local.get $at) (local.get $i) (local.get $t) (local.get $header))))
+          (local.set $i (i32.add (local.get $i) (i32.const 1)))
+          (br $touch))))
     (loop $next
       (if (i32.lt_u (local.get $first) (local.get $end))
         (then
