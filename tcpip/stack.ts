@@ -64,6 +64,7 @@ import { RouteTable } from './ip/route-table.ts';
 import { Arp, ETHERTYPE_ARP } from './link/arp.ts';
 import { BROADCAST_HIGH, BROADCAST_LOW, EthernetLink } from './link/ethernet.ts';
 import { NeighbourCache, type NeighbourHost, STALE, type WaitingFrame } from './link/neighbour-cache.ts';
+import { SegmentMerger } from './link/segment-merger.ts';
 import {
   BEGUN,
   BUSY,
@@ -175,6 +176,9 @@ export class Stack implements Network, NetworkHost, NeighbourHost, Ticking {
   readonly #flowSecret: number;
   #looped: LoopedPacket[] = [];
   #loopedBytes = 0;
+  readonly #merger: SegmentMerger;
+  /** More than one packet came: those that TCP may merge wait for each other. */
+  #isBatch = false;
   /** Whether the packet at hand came from ourselves. */
   #isFromUs = false;
   /** Of the destination of a reply. */
@@ -196,6 +200,7 @@ export class Stack implements Network, NetworkHost, NeighbourHost, Ticking {
     this.device = device;
     this.random = random;
     this.#sum = sum;
+    this.#merger = new SegmentMerger(sum, this.#deliverMerged);
     this.link = new EthernetLink(device, vlan);
     this.#view = this.link.view;
     this.outgoing = { bytes: device.tx, at: 0 };
@@ -320,7 +325,10 @@ export class Stack implements Network, NetworkHost, NeighbourHost, Ticking {
     const { device } = this;
     this.link.refresh();
     const count = device.receive();
+    this.#isBatch = count > 1;
     for (let i = 0; i < count; i++) this.#frame(i);
+    this.#merger.flush();
+    this.#isBatch = false;
     if (count > 0) device.release();
     const looped = this.#takeLooped();
     this.tick(this.now);
@@ -387,9 +395,21 @@ export class Stack implements Network, NetworkHost, NeighbourHost, Ticking {
   deliver(packet: Packet, now: Time): boolean {
     const transport = this.#byProtocol[packet.protocol]!;
     if (transport === null) return false;
+    // What was put together from fragments lies in memory that does not last.
+    const mayWait = this.#isBatch && packet.protocol === IPPROTO_TCP && packet.bytes === this.device.rx;
+    if (mayWait && this.#merger.take(packet, this.senderHigh, this.senderLow)) return true;
     transport.input(packet, now);
     return true;
   }
+
+  readonly #deliverMerged = (packet: Packet, senderHigh: number, senderLow: number): void => {
+    const { senderHigh: high, senderLow: low } = this;
+    this.senderHigh = senderHigh;
+    this.senderLow = senderLow;
+    this.#byProtocol[IPPROTO_TCP]!.input(packet, this.now);
+    this.senderHigh = high;
+    this.senderLow = low;
+  };
 
   deliverError(kind: number, quoted: Packet, mtu: number, now: Time): void {
     const { protocol } = quoted;

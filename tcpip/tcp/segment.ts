@@ -7,6 +7,7 @@
  * One {@link Segment} serves all that arrive: `parse` fills it anew. Hot: allocates nothing.
  */
 import {
+  TCP_ACK,
   TCP_CWR,
   TCP_DATA_OFFSET,
   TCP_FIN,
@@ -20,8 +21,7 @@ import {
   TCP_URGENT_POINTER,
 } from '../../packet/header-fields.ts';
 
-export { TCP_CWR, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN, TCP_URG };
-export const TCP_ACK = 0x10;
+export { TCP_ACK, TCP_CWR, TCP_FIN, TCP_PSH, TCP_RST, TCP_SYN, TCP_URG };
 /** ECN-Echo, RFC 3168 §6.1. */
 export const TCP_ECE = 0x40;
 /** The bit of Accurate ECN (RFC 9768), beside the data offset; once the nonce sum's. */

@@ -32,7 +32,11 @@ export class TupleTable {
   /** Rows in the table. */
   count = 0;
   readonly #rows: Tuples;
-  readonly #keys: readonly [number, number, number, number];
+  /** The hash's secrets: two odd multipliers, two to add. */
+  readonly #m0: number;
+  readonly #m1: number;
+  readonly #a0: number;
+  readonly #a1: number;
   #slots = new Uint32Array(2 * FIRST_SLOTS);
   #mask = FIRST_SLOTS - 1;
   /** Slots that are not EMPTY. */
@@ -44,7 +48,10 @@ export class TupleTable {
 
   constructor(rows: Tuples, random: Random) {
     this.#rows = rows;
-    this.#keys = [random() | 1, random() | 1, random(), random()];
+    this.#m0 = random() | 1;
+    this.#m1 = random() | 1;
+    this.#a0 = random();
+    this.#a1 = random();
   }
 
   /** Adds a row, whose ends are no other row's. */
@@ -161,8 +168,7 @@ export class TupleTable {
 
   /** Keyed multiply and mix; 32 bits. */
   #hash(local: number, remote: number, localPort: number, remotePort: number): number {
-    const [m0, m1, a0, a1] = this.#keys;
-    let h = Math.imul(remote ^ a0, m0) ^ Math.imul(((localPort << 16) | remotePort) ^ a1, m1);
+    let h = Math.imul(remote ^ this.#a0, this.#m0) ^ Math.imul(((localPort << 16) | remotePort) ^ this.#a1, this.#m1);
     h = Math.imul(h ^ (h >>> 15) ^ local, 0x2c1b_3c6d);
     h = Math.imul(h ^ (h >>> 12), 0x297a_2d39);
     return (h ^ (h >>> 15)) >>> 0;

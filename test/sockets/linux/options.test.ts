@@ -111,7 +111,10 @@ describe('options of TCP, ours and Linux’s', function () {
         const options = { ecn };
         const { received, info } = await world.exchange(family, SINK, world.bytes, options, async (c) => {
           const { port } = world.stack.tcp.localEndpoint(c);
-          seen = await world.host.exec(['ss', '-tioHn', `dport = :${port}`]);
+          // Our ACK may still be on its way.
+          for (let i = 0; i < 100 && !seen.includes('ESTAB'); i++) {
+            seen = await world.host.exec(['ss', '-tioHn', `dport = :${port}`]);
+          }
         });
         assert.equal(received.toString(), world.hash);
         assert.equal(info.options.includes('ecn'), expected);
