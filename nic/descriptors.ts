@@ -18,6 +18,8 @@ export const RSS_TYPE_IPV6_TCP = 3;
 export const RSS_TYPE_IPV6 = 5;
 export const RSS_TYPE_IPV4_UDP = 7;
 export const RSS_TYPE_IPV6_UDP = 8;
+/** The hash's word tells of a Flow Director filter: its number or signature, and its hash in the upper half. */
+export const RSS_TYPE_FLOW_DIRECTOR = 15;
 export const RXD_PKTTYPE_SHIFT = 4;
 export const PKTTYPE_IPV4 = 1 << 0;
 export const PKTTYPE_IPV4_OPTIONS = 1 << 1;

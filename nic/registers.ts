@@ -69,13 +69,19 @@ export const SW_FW_SYNC = GSSR;
 
 // ---- flow control (§8.2.3.4)
 export const FCTTV = (n: number): number => 0x03200 + 4 * n;
+/** How full the packet buffer is when a pause is taken back, and asked for: in bytes, in units of 32. */
 export const FCRTL = (n: number): number => 0x03220 + 4 * n;
+export const FCRTL_RTL_MASK = 0x7ffe0;
 export const FCRTL_XONE = 2 ** 31;
 export const FCRTH = (n: number): number => 0x03260 + 4 * n;
 export const FCRTH_FCEN = 2 ** 31;
+export const FCRTH_RTH_MASK = 0x7ffe0;
 export const FCRTV = 0x032a0;
 export const TFCS = 0x0ce00;
+/** The transmitter is paused. */
+export const TFCS_TXOFF = 1 << 0;
 export const FCCFG = 0x03d00;
+export const FCCFG_TFCE_MASK = 3 << 3;
 export const FCCFG_TFCE_802_3X = 1 << 3;
 export const PFCTOP = 0x03008;
 
@@ -233,8 +239,77 @@ export const RXPBSIZE_SIZE_SHIFT = 10;
 export const RTRUP2TC = 0x03020;
 export const ETQF = (n: number): number => 0x05128 + 4 * n;
 export const ETQS = (n: number): number => 0x0ec00 + 4 * n;
+// Flow Director (§8.2.3.21). How much memory it has, whether filters are perfect, and where they send what they drop.
 export const FDIRCTRL = 0x0ee00;
+export const FDIRCTRL_PBALLOC_MASK = 3;
 export const FDIRCTRL_INIT_DONE = 1 << 3;
+export const FDIRCTRL_PERFECT_MATCH = 1 << 4;
+/** The RSS field of a descriptor tells of the filter: where one matched, and always. */
+export const FDIRCTRL_REPORT_STATUS = 1 << 5;
+export const FDIRCTRL_REPORT_STATUS_ALWAYS = 1 << 7;
+export const FDIRCTRL_DROP_Q_SHIFT = 8;
+export const FDIRCTRL_DROP_Q_MASK = 0x7f;
+/** In words of 16 bits from the frame's first one on. */
+export const FDIRCTRL_FLEX_OFFSET_SHIFT = 16;
+export const FDIRCTRL_FLEX_OFFSET_MASK = 0x1f;
+/** Filters that are free, in units of 16, when the driver is told. */
+export const FDIRCTRL_FULL_THRESH_SHIFT = 28;
+export const FDIRSIPV6 = (n: number): number => 0x0ee0c + 4 * n;
+export const FDIRIPSA = 0x0ee18;
+export const FDIRIPDA = 0x0ee1c;
+/** Source port; destination port in the upper half. VLAN tag; flexible bytes in the upper half. */
+export const FDIRPORT = 0x0ee20;
+export const FDIRVLAN = 0x0ee24;
+/** Of a filter: hash, and signature or the driver's own number from bit 16 on. */
+export const FDIRHASH = 0x0ee28;
+export const FDIRHASH_HASH_MASK = 0x7fff;
+export const FDIRHASH_SIG_SW_INDEX_SHIFT = 16;
+export const FDIRHASH_SIG_SW_INDEX_MASK = 0x7fff;
+export const FDIRCMD = 0x0ee2c;
+export const FDIRCMD_CMD_MASK = 3;
+export const FDIRCMD_ADD_FLOW = 1;
+export const FDIRCMD_REMOVE_FLOW = 2;
+export const FDIRCMD_QUERY = 3;
+export const FDIRCMD_FILTER_VALID = 1 << 2;
+export const FDIRCMD_FILTER_UPDATE = 1 << 3;
+/** L4TYPE, and bit 2 of it IPV6. */
+export const FDIRCMD_FLOW_TYPE_SHIFT = 5;
+export const FDIRCMD_FLOW_TYPE_MASK = 7;
+export const FLOW_TYPE_L4_UDP = 1;
+export const FLOW_TYPE_L4_TCP = 2;
+export const FLOW_TYPE_L4_MASK = 3;
+export const FLOW_TYPE_IPV6 = 4;
+export const FDIRCMD_CLEARHT = 1 << 8;
+export const FDIRCMD_DROP = 1 << 9;
+export const FDIRCMD_LAST = 1 << 11;
+export const FDIRCMD_QUEUE_EN = 1 << 15;
+export const FDIRCMD_RX_QUEUE_SHIFT = 16;
+export const FDIRCMD_RX_QUEUE_MASK = 0x7f;
+export const FDIRFREE = 0x0ee38;
+/** What does not count: bits that are set. Those of ports in reverse. */
+export const FDIRDIP4M = 0x0ee3c;
+export const FDIRSIP4M = 0x0ee40;
+export const FDIRTCPM = 0x0ee44;
+export const FDIRUDPM = 0x0ee48;
+export const FDIRIP6M = 0x0ee74;
+export const FDIRM = 0x0ee70;
+export const FDIRM_VLANID = 1 << 0;
+export const FDIRM_VLANP = 1 << 1;
+export const FDIRM_POOL = 1 << 2;
+export const FDIRM_L4P = 1 << 3;
+export const FDIRM_FLEX = 1 << 4;
+export const FDIRM_DIPV6 = 1 << 5;
+/** Longest list of filters of one hash, and that hash from bit 16 on. */
+export const FDIRLEN = 0x0ee4c;
+/** Filters added and, from bit 16 (FDIRFSTAT: 8) on, removed; those that could not be. */
+export const FDIRUSTAT = 0x0ee50;
+export const FDIRFSTAT = 0x0ee54;
+/** Packets that a filter matched, and that none did. */
+export const FDIRMATCH = 0x0ee58;
+export const FDIRMISS = 0x0ee5c;
+/** Keys of the hash and of the signature. */
+export const FDIRHKEY = 0x0ee68;
+export const FDIRSKEY = 0x0ee6c;
 export const SYNQF = 0x0ec30;
 /** Five-tuple filters: addresses, ports, what of it counts, and the queue. */
 export const QUEUE_FILTERS = 128;
@@ -436,6 +511,16 @@ export const PTC1023 = 0x040e8;
 export const PTC1522 = 0x040ec;
 export const MPTC = 0x040f0;
 export const BPTC = 0x040f4;
+/** Good frames and bytes before the filters; those written to memory; those read from memory. */
+export const RXNFGPC = 0x041b0;
+export const RXNFGBCL = 0x041b4;
+export const RXNFGBCH = 0x041b8;
+export const RXDGPC = 0x02f50;
+export const RXDGBCL = 0x02f54;
+export const RXDGBCH = 0x02f58;
+export const TXDGPC = 0x087a0;
+export const TXDGBCL = 0x087a4;
+export const TXDGBCH = 0x087a8;
 /** Frames whose checksum was wrong. */
 export const XEC = 0x04120;
 /** Which of sixteen counters a queue counts in: four queues a register. */

@@ -54,6 +54,9 @@ import {
 import type { CardRegisters } from './card-registers.ts';
 
 const COUNTERS: Record<string, number> = {
+  // Before those that they are subtracted from.
+  tx_flow_control_xon: LXONTXC,
+  tx_flow_control_xoff: LXOFFTXC,
   rx_packets: GPRC,
   tx_packets: GPTC,
   rx_broadcast: BPRC,
@@ -71,8 +74,6 @@ const COUNTERS: Record<string, number> = {
   rx_csum_errors: XEC,
   rx_flow_control_xon: LXONRXCNT,
   rx_flow_control_xoff: LXOFFRXCNT,
-  tx_flow_control_xon: LXONTXC,
-  tx_flow_control_xoff: LXOFFTXC,
   mac_local_faults: MLFC,
   mac_remote_faults: MRFC,
   rx_64: PRC64,
@@ -91,6 +92,9 @@ const COUNTERS: Record<string, number> = {
 const PACKET_BUFFERS = 8;
 const QUEUE_COUNTERS = 16;
 const HIGH_MASK = 0xf;
+/** What the card counts its own pause frames in, too. */
+const SENT_WITH_PAUSES = ['tx_packets', 'tx_multicast', 'tx_64'];
+const PAUSE_BYTES = 64;
 
 export class CardStatistics {
   readonly #registers: CardRegisters;
@@ -116,10 +120,21 @@ export class CardStatistics {
 
   /** Reads all counters, and gives the sums since {@link reset}. Doubles hold them exactly to 2^53. */
   poll(): Record<string, number> {
-    for (const [name, offset] of Object.entries(COUNTERS)) this.#add(name, this.#registers.read(offset));
-    for (let n = 0; n < PACKET_BUFFERS; n++) this.#add('rx_missed', this.#registers.read(MPC(n)));
+    let missed = 0;
+    for (let n = 0; n < PACKET_BUFFERS; n++) missed += this.#registers.read(MPC(n));
+    this.#add('rx_missed', missed);
+    let pauses = 0;
+    for (const [name, offset] of Object.entries(COUNTERS)) {
+      const count = this.#registers.read(offset);
+      this.#add(name, count);
+      if (offset === LXONTXC || offset === LXOFFTXC) pauses += count;
+    }
     this.#addWide('rx_bytes', GORCL, GORCH);
     this.#addWide('tx_bytes', GOTCL, GOTCH);
+    // As Linux's ixgbe finds it: pause frames are among what was sent, and frames that found no room among what came.
+    for (const name of SENT_WITH_PAUSES) this.#add(name, -pauses);
+    this.#add('tx_bytes', -pauses * PAUSE_BYTES);
+    this.#add('rx_packets', -missed);
     for (let n = 0; n < this.#queues; n++) {
       this.#add(`rx_queue_${n}_packets`, this.#registers.read(QPRC(n)));
       const drops = this.#registers.read(QPRDC(n));

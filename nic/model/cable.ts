@@ -1,10 +1,13 @@
 /**
  * A cable between two cards of this process. Frames arrive in a later turn of the event loop, so that a card that sends does
- * not find itself receiving before it is done; as many as a fibre of some kilometres and two MACs hold may be on the way.
+ * not find itself receiving before it is done. Few are on the way at a time, as on a fibre, so that a pause frame stops the other
+ * end soon: the rest waits in the card that sends.
  */
 import type { WireEnd } from './wire.ts';
 
-/** Bytes on the way in one direction; what comes beyond is lost. */
+/** Bytes on the way in one direction from which on the cable takes no more. Twice this has to fit above FCRTH. */
+const READY_BYTES = 8 * 1024;
+/** What is sent all the same is lost beyond this. */
 const CAPACITY_BYTES = 4 * 2 ** 20;
 
 /** Both ends of a new cable. */
@@ -19,6 +22,7 @@ export function cable(): [WireEnd, WireEnd] {
 class CableEnd implements WireEnd {
   other: CableEnd | null = null;
   onFrame: (frame: Uint8Array) => void = () => {};
+  onReady: () => void = () => {};
   onCarrier: () => void = () => {};
   #transmitting = false;
   /** Frames on the way to this end. */
@@ -27,6 +31,14 @@ class CableEnd implements WireEnd {
 
   get carrier(): boolean {
     return this.other?.transmitting ?? false;
+  }
+
+  get ready(): boolean {
+    return (this.other?.bytes ?? 0) < READY_BYTES;
+  }
+
+  get bytes(): number {
+    return this.#bytes;
   }
 
   get transmitting(): boolean {
@@ -56,6 +68,7 @@ class CableEnd implements WireEnd {
     this.#arriving = [];
     this.#bytes = 0;
     for (const frame of frames) this.onFrame(frame);
+    this.other?.onReady();
   }
 }
 

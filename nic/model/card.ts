@@ -63,9 +63,10 @@ export class Card82599 {
     this.#interrupts = new Interrupts(registers, mastered, clock);
     const statistics = new Statistics(registers);
     this.#statistics = statistics;
-    this.#link = new Link(registers, wire, this.#interrupts);
+    this.#link = new Link(registers, wire, this.#interrupts, clock);
     this.#link.onChange = () => {
       if (!this.#link.up) statistics.localFault();
+      this.#macBlock.linkChanged();
     };
     this.#macBlock = new Mac({ registers, wire, link: this.#link, statistics, clock });
     new Eeprom(registers, mac);
@@ -80,6 +81,7 @@ export class Card82599 {
       interrupts: this.#interrupts,
       statistics,
       mac: this.#macBlock,
+      clock,
       onFault,
     };
     this.#receive = new ReceiveEngine(host);
@@ -100,14 +102,19 @@ export class Card82599 {
   /** The function is reset from outside: as after power-on. */
   reset(): void {
     this.config.reset();
+    this.#transmit.reset();
     this.#link.stop();
     this.#resetBlocks();
   }
 
   /** CTRL.RST (§4.2.1.7): everything but configuration space; the EEPROM is read again, and the link comes up anew. */
   #resetDevice(): void {
+    // First: nobody is told that the link goes, for its cause is cleared with all others.
+    this.#interrupts.reset();
+    // Nor does a queue that waited for the MAC go on because of that.
+    this.#transmit.reset();
+    this.#link.restart();
     this.#resetBlocks();
-    this.#link.start();
   }
 
   #resetBlocks(): void {
@@ -123,6 +130,7 @@ export class Card82599 {
 
   /** Switches it off: no light, no timers. */
   close(): void {
+    this.#transmit.reset();
     this.#link.stop();
     this.#macBlock.reset();
     this.#interrupts.close();

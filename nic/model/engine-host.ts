@@ -1,4 +1,5 @@
 /** What the frame engines need of the card's other blocks. */
+import type { Clock } from './clock.ts';
 import type { HostBus } from './host-bus.ts';
 import type { RegisterFile } from './register-file.ts';
 
@@ -11,8 +12,13 @@ export interface EngineHost {
     /** Something was received on a queue, or sent. */
     receive(queue: number): void;
     transmit(queue: number): void;
+    /** µs from now to the end of the EITR interval of what a transmit queue interrupts by; -1 where none is set. */
+    transmitDelay(queue: number): number;
   };
+  clock: Clock;
   statistics: {
+    /** A frame passed the filters. */
+    received(frame: Uint8Array): void;
     queueReceived(queue: number, bytes: number): void;
     queueTransmitted(queue: number, bytes: number): void;
     queueDropped(queue: number): void;
@@ -22,10 +28,15 @@ export interface EngineHost {
     checksumError(): void;
   };
   mac: {
-    /** A whole frame without its CRC goes out. */
+    /** A whole frame without its CRC goes out, or waits: one looks at {@link ready} before. */
     transmit(frame: Uint8Array): void;
-    /** Called for each frame that comes in, without its CRC; it is the receiver's only during the call. */
-    onFrame: (frame: Uint8Array, loopback: boolean) => void;
+    /** Whether there is room for frames to wait; {@link onReady} is called when there is again. */
+    readonly ready: boolean;
+    onReady: () => void;
+    /** So many bytes wait in the receive packet buffer. */
+    bufferLevel(bytes: number): void;
+    /** Called for each frame that comes in, without its CRC; it is the receiver's only during the call. One of MAC control is none of the good frames. */
+    onFrame: (frame: Uint8Array, loopback: boolean, isControl?: boolean) => void;
   };
   /**
    * The host gave the card what it cannot work with: told each time that a queue stops, with its index and the address, and for

@@ -6,8 +6,6 @@ import {
   CTRL_PCIE_MASTER_DISABLE,
   CTRL_RST,
   EXVET,
-  FDIRCTRL,
-  FDIRCTRL_INIT_DONE,
   FRTIMER,
   GCR,
   GCR_EXT,
@@ -36,11 +34,6 @@ import {
 import type { Link } from './link.ts';
 import type { RegisterFile } from './register-file.ts';
 
-/** Flow director: its commands and tables, of which the model only keeps the words (§8.2.3.21). */
-const FDIRCMD = 0x0ee2c;
-const FDIRCMD_CMD_MASK = 3;
-const FDIR_FIRST = 0x0ee04;
-const FDIR_LAST = 0x0ee78;
 const EXVET_INITIAL = 0x81000000;
 const US_PER_TICK = 1;
 const TRAFFIC_CLASSES = 8;
@@ -68,11 +61,6 @@ export class General {
     });
     registers.define(FRTIMER, { read: () => now() / US_PER_TICK });
     registers.define(EXVET, { initial: EXVET_INITIAL });
-    registers.define(FDIRCTRL, { read: (stored) => stored | FDIRCTRL_INIT_DONE });
-    for (let offset = FDIR_FIRST; offset <= FDIR_LAST; offset += 4) {
-      const write = offset === FDIRCMD ? (value: number) => (value & ~FDIRCMD_CMD_MASK) >>> 0 : undefined;
-      registers.define(offset, { write });
-    }
     const plain = [CTRL_EXT, LEDCTL, TCPTIMER, GCR, GCR_EXT, PCIE_DIAG0, PFVTCTL, PFDTXGSWC, RTRPCS, RTTPCS];
     for (const offset of [...plain, RTTDQSEL, RTTDT1C, RTTBCNRC, RTTDTECC, RTTUP2TC]) registers.define(offset);
     for (let n = 0; n < TRAFFIC_CLASSES; n++) {

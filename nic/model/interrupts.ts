@@ -227,6 +227,17 @@ export class Interrupts {
     this.#queueCause(queue, 1);
   }
 
+  /** µs from now to when the throttling counter of a queue's transmit vector is 0 next; -1 without a vector, or an interval. */
+  transmitDelay(queue: number): number {
+    const entry = this.#registers.get(IVAR(queue >>> 1)) >>> (16 * (queue & 1) + 8);
+    if ((entry & IVAR_ALLOC_VALID) === 0) return -1;
+    const vector = this.#has(GPIE_MSIX_MODE) ? entry & VECTOR_MASK : SINGLE_VECTOR;
+    const interval = this.#interval(this.#registers.get(EITR(vector)));
+    if (interval === 0) return -1;
+    const left = this.#firedAt[vector]! + interval - this.#clock.now();
+    return left > 0 ? left : interval;
+  }
+
   #queueCause(queue: number, isTransmit: number): void {
     const entry = this.#registers.get(IVAR(queue >>> 1)) >>> (16 * (queue & 1) + 8 * isTransmit);
     if ((entry & IVAR_ALLOC_VALID) === 0) return;

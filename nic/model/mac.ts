@@ -1,13 +1,9 @@
 /**
- * The MAC (82599 datasheet §3.7.2, §3.7.7, §8.2.3.22): lengths, padding, loopback, and flow control by pause frames (IEEE
- * 802.3 annex 31B).
+ * The MAC (82599 datasheet §3.7.2, §3.7.7, §8.2.3.22): lengths, padding, loopback, and MAC control frames (IEEE 802.3 annex 31).
+ *
+ *     queues ──► transmit() ──► packet buffer (while paused, or the cable is full) ──► wire
  */
 import {
-  FCCFG,
-  FCRTH,
-  FCRTL,
-  FCRTV,
-  FCTTV,
   HLREG0,
   HLREG0_JUMBOEN,
   HLREG0_LPBK,
@@ -25,14 +21,13 @@ import {
   MFLCN_RPFCE,
   MMNGC,
   PAP,
-  PFCTOP,
   RAH,
   RAL,
   RXCTRL,
   RXCTRL_RXEN,
-  TFCS,
 } from '../registers.ts';
 import type { Clock } from './clock.ts';
+import { FlowControl } from './flow-control.ts';
 import type { Link } from './link.ts';
 import { word } from './packet-headers.ts';
 import type { RegisterFile } from './register-file.ts';
@@ -50,10 +45,8 @@ const ETHERNET_TYPE = 12;
 const MAC_CONTROL = 0x8808;
 const CONTROL_ADDRESS = [0x0180, 0xc200, 0x0001];
 const PAUSE = 0x0001;
-/** 512 bit times at 10 Gb/s, in µs. */
-const QUANTUM_US = 0.0512;
-/** Frames that wait while the transmitter is paused; the rest is lost, as in a transmit packet buffer of 160 KiB. */
-const PAUSED_FRAMES = 256;
+/** Bytes that wait to be sent from which on the queues have to wait: the transmit packet buffer. */
+const BUFFER_BYTES = 160 * 1024;
 const HLREG0_INITIAL = HLREG0_TXCRCEN | HLREG0_RXCRCSTRP | HLREG0_TXPADEN;
 
 export interface MacOptions {
@@ -65,33 +58,39 @@ export interface MacOptions {
 }
 
 export class Mac {
-  /** Called for each frame from the wire, or from loopback, that the MAC takes. */
-  onFrame: (frame: Uint8Array, loopback: boolean) => void = () => {};
+  /** Called for each frame from the wire, or from loopback, that the MAC takes; MAC control frames may be among them. */
+  onFrame: (frame: Uint8Array, loopback: boolean, isControl?: boolean) => void = () => {};
   readonly #registers: RegisterFile;
   readonly #wire: WireEnd;
   readonly #link: Link;
   readonly #statistics: Statistics;
-  readonly #clock: Clock;
+  readonly #flow: FlowControl;
   readonly #padded = new Uint8Array(MIN_BYTES);
-  #paused: Uint8Array[] = [];
-  #resume: (() => void) | null = null;
+  /** Frames that wait to be sent, and their bytes. */
+  #waiting: Uint8Array[] = [];
+  #waitingBytes = 0;
+  #draining = false;
+  /** Called when {@link ready} is true again. */
+  onReady: () => void = () => {};
 
   constructor({ registers, wire, link, statistics, clock }: MacOptions) {
     this.#registers = registers;
     this.#wire = wire;
     this.#link = link;
     this.#statistics = statistics;
-    this.#clock = clock;
     registers.define(HLREG0, { initial: HLREG0_INITIAL });
     registers.define(MAXFRS, { initial: (1518 << MAXFRS_MFS_SHIFT) >>> 0 });
     registers.define(MFLCN);
-    for (const plain of [HLREG1, PAP, MACA, MMNGC, FCRTV, TFCS, FCCFG, PFCTOP]) registers.define(plain);
-    for (let n = 0; n < 8; n++) {
-      registers.define(FCRTL(n));
-      registers.define(FCRTH(n));
-      if (n < 4) registers.define(FCTTV(n));
-    }
+    for (const plain of [HLREG1, PAP, MACA, MMNGC]) registers.define(plain);
+    this.#flow = new FlowControl(registers, clock);
+    this.#flow.onResume = () => this.#drain();
+    this.#flow.onPauseFrame = (frame, isXoff) => {
+      if (!link.up || (registers.get(HLREG0) & HLREG0_LPBK) !== 0) return;
+      statistics.pauseSent(frame, isXoff);
+      wire.send(frame);
+    };
     wire.onFrame = (frame) => this.#receive(frame);
+    wire.onReady = () => this.#drain();
   }
 
   /** Sends a whole frame without its CRC, which is the caller's again afterwards. */
@@ -105,17 +104,55 @@ export class Mac {
     }
     if ((registers.get(HLREG0) & HLREG0_LPBK) !== 0) {
       this.#statistics.transmitted(whole);
-      this.#statistics.received(whole);
+      this.#statistics.arrived(whole);
       this.onFrame(whole, true);
       return;
     }
     if (!this.#link.up) return;
-    if (this.#resume !== null) {
-      if (this.#paused.length < PAUSED_FRAMES) this.#paused.push(whole.slice());
+    if (this.#flow.paused || this.#waiting.length > 0 || !this.#wire.ready) {
+      this.#waiting.push(whole.slice());
+      this.#waitingBytes += whole.length;
       return;
     }
     this.#statistics.transmitted(whole);
     this.#wire.send(whole);
+  }
+
+  /** Whether frames may come. The frame (the segments of a super-frame) that comes then waits whole, if it has to. */
+  get ready(): boolean {
+    return this.#waitingBytes < BUFFER_BYTES;
+  }
+
+  /** See {@link FlowControl.bufferLevel}. */
+  bufferLevel(bytes: number): void {
+    this.#flow.bufferLevel(bytes);
+  }
+
+  /** The link came up, or went down: then what waits is lost, and no pause counts any more. */
+  linkChanged(): void {
+    if (this.#link.up) return;
+    this.#flow.reset();
+    this.#waiting = [];
+    this.#waitingBytes = 0;
+    this.onReady();
+  }
+
+  /** Sends what waits, as far as it may go. */
+  #drain(): void {
+    // Queues that are told of room send from within here: frames stay in order, for some may still wait.
+    if (this.#draining) return;
+    this.#draining = true;
+    const wasReady = this.ready;
+    let sent = 0;
+    while (sent < this.#waiting.length && !this.#flow.paused && this.#wire.ready) {
+      const frame = this.#waiting[sent++]!;
+      this.#waitingBytes -= frame.length;
+      this.#statistics.transmitted(frame);
+      this.#wire.send(frame);
+    }
+    if (sent > 0) this.#waiting = this.#waiting.slice(sent);
+    this.#draining = false;
+    if (!wasReady && this.ready) this.onReady();
   }
 
   #receive(frame: Uint8Array): void {
@@ -135,10 +172,10 @@ export class Mac {
     }
     if (word(frame, ETHERNET_TYPE) === MAC_CONTROL && this.#isForControl(frame)) {
       this.#statistics.controlReceived(frame);
-      if (this.#control(frame)) this.onFrame(frame, false);
+      if (this.#control(frame)) this.onFrame(frame, false, true);
       return;
     }
-    this.#statistics.received(frame);
+    this.#statistics.arrived(frame);
     this.onFrame(frame, false);
   }
 
@@ -156,28 +193,14 @@ export class Mac {
     if (word(frame, ETHERNET_TYPE + 2) !== PAUSE) return (control & MFLCN_PMCF) !== 0;
     const quanta = word(frame, ETHERNET_TYPE + 4);
     this.#statistics.pauseReceived(quanta > 0);
-    if ((control & MFLCN_RFCE) !== 0) this.#pause(quanta);
+    if ((control & MFLCN_RFCE) !== 0) this.#flow.pause(quanta);
     return (control & MFLCN_DPF) === 0 || (control & (MFLCN_RFCE | MFLCN_RPFCE)) === 0;
   }
 
-  #pause(quanta: number): void {
-    this.#resume?.();
-    this.#resume = null;
-    if (quanta > 0) this.#resume = this.#clock.after(quanta * QUANTUM_US, () => this.#unpause());
-    else this.#unpause();
-  }
-
-  #unpause(): void {
-    this.#resume = null;
-    const frames = this.#paused;
-    this.#paused = [];
-    for (const frame of frames) this.transmit(frame);
-  }
-
-  /** Forgets frames that wait. */
+  /** As after a reset: what waits is forgotten. */
   reset(): void {
-    this.#resume?.();
-    this.#resume = null;
-    this.#paused = [];
+    this.#flow.reset();
+    this.#waiting = [];
+    this.#waitingBytes = 0;
   }
 }

@@ -19,6 +19,11 @@ export class PacketBuffer {
   #first = 0;
   #bytes = 0;
 
+  /** How many bytes wait. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
   get isEmpty(): boolean {
     return this.#first === this.#frames.length;
   }

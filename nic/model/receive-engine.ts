@@ -1,7 +1,7 @@
 /**
- * The way of a frame from the MAC to the host's memory (82599 datasheet §7.1): filters, VLAN, RSS, checksums, a queue.
+ * The way of a frame from the MAC to the host's memory (82599 datasheet §7.1): filters, VLAN, which queue, checksums.
  *
- *     MAC ──► filters ──► packet buffer (a frame waits here for descriptors) ──► queue ──► interrupt
+ *     MAC ──► filters ──► Flow Director, RSS ──► packet buffer (a frame waits here for descriptors) ──► queue ──► interrupt
  */
 import { crc32 } from 'node:zlib';
 import { VLAN_TAG_LENGTH } from '../../packet/header-fields.ts';
@@ -12,14 +12,17 @@ import {
   PKTTYPE_IPV6_EXTENSIONS,
   PKTTYPE_TCP,
   PKTTYPE_UDP,
+  RSS_TYPE_FLOW_DIRECTOR,
   RXD_ERR_IPE,
   RXD_ERR_TCPE,
   RXD_PKTTYPE_SHIFT,
+  RXD_STAT_FLM,
   RXD_STAT_LB,
   RXD_STAT_VP,
 } from '../descriptors.ts';
 import {
   DCA_RXCTRL,
+  EICR_FLOW_DIRECTOR,
   EICR_RX_MISS,
   ETQF,
   ETQS,
@@ -49,6 +52,7 @@ import {
   SYNQF,
 } from '../registers.ts';
 import type { EngineHost } from './engine-host.ts';
+import { FlowDirector } from './flow-director.ts';
 import { defineKeptRegisters } from './kept-registers.ts';
 import { PacketBuffer } from './packet-buffer.ts';
 import { NO_TAG, PacketHeaders } from './packet-headers.ts';
@@ -78,6 +82,7 @@ export class ReceiveEngine {
   readonly filters: ReceiveFilters;
   readonly #host: EngineHost;
   readonly #scaling: ReceiveSideScaling;
+  readonly #director: FlowDirector;
   readonly #queues: ReceiveQueue[] = [];
   readonly #headers = new PacketHeaders();
   readonly #back: WriteBack = { info: 0, hash: 0, status: 0, vlanTag: 0 };
@@ -91,6 +96,7 @@ export class ReceiveEngine {
     const { registers } = host;
     this.filters = new ReceiveFilters(registers);
     this.#scaling = new ReceiveSideScaling(registers);
+    this.#director = new FlowDirector(registers, () => host.interrupts.raise(EICR_FLOW_DIRECTOR));
     for (let n = 0; n < QUEUES; n++) {
       const queue = new ReceiveQueue(n, host);
       registers.onWrite(RDT(n), () => {
@@ -123,25 +129,31 @@ export class ReceiveEngine {
     registers.define(SECRXCTRL);
     registers.define(SECRXSTAT, { read: () => SECRXSTAT_SECRX_RDY });
     defineKeptRegisters(registers);
-    host.mac.onFrame = (frame, loopback) => this.#receive(frame, loopback);
+    host.mac.onFrame = (frame, loopback, isControl = false) => this.#receive(frame, loopback, isControl);
   }
 
   /** As after a reset of the card: the registers are the register file's to reset. */
   reset(): void {
     this.#buffer.clear();
     this.#scaling.reset();
+    this.#director.reset();
     for (const queue of this.#queues) queue.reset();
   }
 
-  #receive(wire: Uint8Array, loopback: boolean): void {
+  #receive(wire: Uint8Array, loopback: boolean, isControl: boolean): void {
     const { registers, statistics, interrupts } = this.#host;
     if (wire.length < MIN_BYTES || (registers.get(RXCTRL) & RXCTRL_RXEN) === 0) return;
     if ((registers.get(SECRXCTRL) & SECRXCTRL_RX_DIS) !== 0) return;
     const headers = this.#headers;
     headers.parse(wire, this.filters.tagType);
     if (!this.filters.accepts(wire, headers)) return;
+    if (!isControl) statistics.received(wire);
     this.#scaling.look(wire, headers);
-    const queue = this.#queues[this.#scaling.queue]!;
+    this.#director.look(wire, headers);
+    const { queue: directed, drops } = this.#director;
+    const queue = this.#queues[directed < 0 ? this.#scaling.queue : directed]!;
+    // Where it drops there is no queue, by custom. (One that is there takes it.)
+    if (drops && !queue.enabled) return;
     this.#describe(wire, loopback);
     const frame = this.#finish(wire, queue);
     if (this.#buffer.isEmpty) {
@@ -152,7 +164,10 @@ export class ReceiveEngine {
       }
     }
     const room = (registers.get(RXPBSIZE(0)) >>> RXPBSIZE_SIZE_SHIFT) * KIB;
-    if (this.#buffer.add({ frame, back: this.#back, queue }, room)) return;
+    if (this.#buffer.add({ frame, back: this.#back, queue }, room)) {
+      this.#host.mac.bufferLevel(this.#buffer.bytes);
+      return;
+    }
     statistics.missed();
     interrupts.raise(EICR_RX_MISS);
   }
@@ -168,6 +183,7 @@ export class ReceiveEngine {
         const result = queue.deliver(frame, back);
         if (result === NO_DESCRIPTORS && !queue.drops) return;
         this.#buffer.take();
+        this.#host.mac.bufferLevel(this.#buffer.bytes);
         this.#tell(result, queue, frame.length);
       }
     } finally {
@@ -191,9 +207,10 @@ export class ReceiveEngine {
     if (isIpv4) type = hasOptions ? PKTTYPE_IPV4 | PKTTYPE_IPV4_OPTIONS : PKTTYPE_IPV4;
     else if (isIpv6) type = hasOptions ? PKTTYPE_IPV6 | PKTTYPE_IPV6_EXTENSIONS : PKTTYPE_IPV6;
     type |= (isTcp ? PKTTYPE_TCP : 0) | (isUdp ? PKTTYPE_UDP : 0);
-    back.info = this.#scaling.type | (type << RXD_PKTTYPE_SHIFT);
+    const { reports, matched } = this.#director;
+    back.info = (reports ? RSS_TYPE_FLOW_DIRECTOR : this.#scaling.type) | (type << RXD_PKTTYPE_SHIFT);
     back.hash = this.#hashOrFragment(frame);
-    back.status = receiveChecksums(frame, this.#headers);
+    back.status = receiveChecksums(frame, this.#headers) | (matched ? RXD_STAT_FLM : 0);
     if ((back.status & (RXD_ERR_TCPE | RXD_ERR_IPE)) !== 0) this.#host.statistics.checksumError();
     if (loopback) back.status = (back.status | RXD_STAT_LB) >>> 0;
     back.vlanTag = 0;
@@ -202,7 +219,7 @@ export class ReceiveEngine {
   /** The second word of a write-back: the RSS hash, or what helps to check a datagram in fragments (§7.1.6.2, §7.1.8). */
   #hashOrFragment(frame: Uint8Array): number {
     const control = this.#host.registers.get(RXCSUM);
-    if ((control & RXCSUM_PCSD) !== 0) return this.#scaling.hash;
+    if ((control & RXCSUM_PCSD) !== 0) return this.#director.reports ? this.#director.report : this.#scaling.hash;
     const { isIpv4, isFragment } = this.#headers;
     return (control & RXCSUM_IPPCSE) !== 0 && isIpv4 && isFragment ? fragmentChecksum(frame, this.#headers) : 0;
   }

@@ -1,5 +1,6 @@
 /**
- * Statistics (82599 datasheet §8.2.3.23): counters that clear as they are read, and stick at their largest value. Those of bytes
+ * Statistics (82599 datasheet §8.2.3.23): counters that clear as they are read, and stick at their largest value. Totals (TPR, TOR)
+ * have whatever comes, RXNFGPC what is good of it; "good" ones (GPRC, GORC, BPRC, MPRC, PRC…) what passes the filters too. Those of bytes
  * have 36 bits in two words, of which the low one is read first: that latches both, and reading the high one takes what was
  * latched off, so that nothing is lost that comes between. Lengths count the CRC.
  */
@@ -54,11 +55,20 @@ import {
   ROC,
   RQSMR,
   RUC,
+  RXDGBCH,
+  RXDGBCL,
+  RXDGPC,
+  RXNFGBCH,
+  RXNFGBCL,
+  RXNFGPC,
   TORH,
   TORL,
   TPR,
   TPT,
   TQSM,
+  TXDGBCH,
+  TXDGBCL,
+  TXDGPC,
   XEC,
 } from '../registers.ts';
 import type { RegisterFile } from './register-file.ts';
@@ -68,6 +78,7 @@ const COUNTERS = [
   ...[PRC64, PRC127, PRC255, PRC511, PRC1023, PRC1522, GPRC, BPRC, MPRC, GPTC],
   ...[MNGPRC, MNGPDC, MNGPTC, RUC, RFC, ROC, RJC, TPR, TPT],
   ...[PTC64, PTC127, PTC255, PTC511, PTC1023, PTC1522, MPTC, BPTC, XEC],
+  ...[RXNFGPC, RXDGPC, TXDGPC],
 ];
 /** The longest frame of each bucket but the last, with its CRC. */
 const BUCKETS = [64, 127, 255, 511, 1023];
@@ -103,6 +114,9 @@ export class Statistics {
     this.#defineWide(GORCL, GORCH);
     this.#defineWide(GOTCL, GOTCH);
     this.#defineWide(TORL, TORH);
+    this.#defineWide(RXNFGBCL, RXNFGBCH);
+    this.#defineWide(RXDGBCL, RXDGBCH);
+    this.#defineWide(TXDGBCL, TXDGBCH);
     for (let n = 0; n < QUEUE_MAPS; n++) {
       registers.define(RQSMR(n));
       registers.define(TQSM(n));
@@ -163,13 +177,23 @@ export class Statistics {
     this.#setWide(low, high, Math.min(this.#wide(low, high) + by, WIDE_MOST));
   }
 
-  /** A good frame came from the wire. */
+  /** A good frame came from the wire: whatever the filters will say of it. */
+  arrived(frame: Uint8Array): void {
+    const bytes = frame.length + CRC_BYTES;
+    this.#count(RXNFGPC);
+    this.#countWide(RXNFGBCL, RXNFGBCH, bytes);
+    this.#total(bytes);
+  }
+
+  /**
+   * It passed the filters. Whether it finds room in the packet buffer does not matter: those counted in MPC are counted here too,
+   * which Linux's ixgbe knows and subtracts.
+   */
   received(frame: Uint8Array): void {
     const bytes = frame.length + CRC_BYTES;
     this.#count(GPRC);
     this.#count(RECEIVED[bucket(bytes)]!);
     this.#countWide(GORCL, GORCH, bytes);
-    this.#total(bytes);
     if (isBroadcast(frame)) this.#count(BPRC);
     else if ((frame[0]! & 1) !== 0) this.#count(MPRC);
   }
@@ -211,6 +235,12 @@ export class Statistics {
     this.#count(isXoff ? LXOFFRXCNT : LXONRXCNT);
   }
 
+  /** A pause frame was sent, which the counters of what was sent have too (so ixgbe subtracts these). */
+  pauseSent(frame: Uint8Array, isXoff: boolean): void {
+    this.#count(isXoff ? LXOFFTXC : LXONTXC);
+    this.transmitted(frame);
+  }
+
   /** The link had a fault. */
   localFault(): void {
     this.#count(MLFC);
@@ -230,12 +260,16 @@ export class Statistics {
     const counter = this.#counterOf(RQSMR, queue);
     this.#count(QPRC(counter));
     this.#countWide(QBRC_L(counter), QBRC_H(counter), bytes);
+    this.#count(RXDGPC);
+    this.#countWide(RXDGBCL, RXDGBCH, bytes);
   }
 
   queueTransmitted(queue: number, bytes: number): void {
     const counter = this.#counterOf(TQSM, queue);
     this.#count(QPTC(counter));
     this.#countWide(QBTC_L(counter), QBTC_H(counter), bytes);
+    this.#count(TXDGPC);
+    this.#countWide(TXDGBCL, TXDGBCH, bytes);
   }
 
   /** A queue had no descriptors, and drops rather than waits. */

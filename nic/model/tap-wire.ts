@@ -22,6 +22,9 @@ const LOST = [EAGAIN, EINTR, EIO, EINVAL, ENOBUFS, ENOMEM];
 
 export class TapWire implements WireEnd {
   onFrame: (frame: Uint8Array) => void = () => {};
+  /** What the tap does not take is lost at its other side. */
+  readonly ready = true;
+  onReady: () => void = () => {};
   onCarrier: () => void = () => {};
   /** Told once when the tap goes away: its interface was deleted, or the switch that it belongs to has ended. */
   onGone: (message: string) => void = () => {};

@@ -29,9 +29,13 @@ const PACKET_BUFFER_INITIAL = 0xa0 << 10;
 
 export class TransmitEngine {
   readonly #queues: TransmitQueue[] = [];
+  readonly #mac: EngineHost['mac'];
+  /** Those that found the MAC without room, longest first. */
+  readonly #stalled = new Set<TransmitQueue>();
 
   constructor(host: EngineHost) {
     const { registers } = host;
+    this.#mac = host.mac;
     registers.define(DMATXCTL, { initial: (TAG_TYPE << DMATXCTL_VT_SHIFT) >>> 0 });
     registers.define(DTXTCPFLGL, { initial: FLAGS_LOW_INITIAL });
     registers.define(DTXTCPFLGH, { initial: FLAGS_HIGH_INITIAL });
@@ -46,14 +50,26 @@ export class TransmitEngine {
       registers.define(TXPBSIZE(n), { initial: n === 0 ? PACKET_BUFFER_INITIAL : 0 });
       registers.define(TXPBTHRESH(n), { initial: n === 0 ? 0x96 : 0 });
     }
-    for (let n = 0; n < QUEUES; n++) this.#queues.push(new TransmitQueue(n, host));
+    for (let n = 0; n < QUEUES; n++) this.#queues.push(new TransmitQueue(n, host, (queue) => this.#stalled.add(queue)));
+    host.mac.onReady = () => this.#resume();
     registers.onWrite(DMATXCTL, () => {
       for (const queue of this.#queues) queue.run();
     });
   }
 
+  /** The MAC has room again: each may send until there is none. */
+  #resume(): void {
+    for (const queue of this.#stalled) {
+      if (!this.#mac.ready) return;
+      // One that fills it again is the last in turn then, and not looked at in this loop: there is no room.
+      this.#stalled.delete(queue);
+      queue.run();
+    }
+  }
+
   /** As after a reset of the card: the registers are the register file's to reset. */
   reset(): void {
+    this.#stalled.clear();
     for (const queue of this.#queues) queue.reset();
   }
 }

@@ -1,7 +1,11 @@
 /**
  * One transmit queue (82599 datasheet §7.2.3, §8.2.3.9): descriptors from TDH to TDT become frames, as soon as TDT moves.
  *
- *     fetch ──► context: keep it   data: gather ──► EOP: offloads, segments, MAC ──► RS: write back, interrupt
+ *     fetch ──► context: keep it   data: gather ──► EOP: offloads, segments, MAC ──► write back, interrupt
+ *
+ * Written back (§7.2.3.5) is, with TXDCTL.WTHRESH = 0, each descriptor that has RS. Else all of them, RS or not: when WTHRESH have
+ * accumulated, when the interval of the queue's interrupt (EITR) is over, or when TXDCTL.SWFLSH asks for it. Where TDH is written to
+ * memory (TDWBAL) WTHRESH means nothing, for it has to be 0 then.
  */
 
 import { finish, sum } from '../../packet/checksum.ts';
@@ -44,6 +48,8 @@ import {
   TXDCTL,
   TXDCTL_ENABLE,
   TXDCTL_SWFLSH,
+  TXDCTL_THRESH_MASK,
+  TXDCTL_WTHRESH_SHIFT,
 } from '../registers.ts';
 import type { EngineHost } from './engine-host.ts';
 import { setWord } from './packet-headers.ts';
@@ -82,8 +88,15 @@ export class TransmitQueue {
   /** Whether a bad frame was told of: a host that sends nothing else is not to fill the log. */
   #toldBad = false;
   #running = false;
+  readonly #onStall: (queue: TransmitQueue) => void;
+  /** Descriptors before TDH that are done and not written back. */
+  #accumulated = 0;
+  /** Takes the timer back that writes them back. */
+  #cancelFlush: (() => void) | null = null;
 
-  constructor(index: number, host: EngineHost) {
+  /** `onStall` is told when the MAC has no room: {@link run} is to be called when it has. */
+  constructor(index: number, host: EngineHost, onStall: (queue: TransmitQueue) => void) {
+    this.#onStall = onStall;
     this.index = index;
     this.#host = host;
     this.#fetch = new DescriptorFetch(host.bus);
@@ -91,6 +104,7 @@ export class TransmitQueue {
     const moved = (value: number): number => {
       this.#fetch.clear();
       this.#endFrame();
+      this.#forgetDone();
       return value;
     };
     registers.define(TDBAL(index), { writable: ~(ALIGNMENT - 1), write: moved });
@@ -100,8 +114,9 @@ export class TransmitQueue {
     registers.define(TDH(index), { writable: 0xffff, write: moved });
     registers.define(TDT(index), { writable: 0xffff });
     registers.define(TXDCTL(index), {
-      writable: ~TXDCTL_SWFLSH,
-      write: (value) => {
+      write: (written) => {
+        const flushed = (written & TXDCTL_SWFLSH) === 0 || this.#flush();
+        const value = (written & ~(flushed ? TXDCTL_SWFLSH : TXDCTL_SWFLSH | TXDCTL_ENABLE)) >>> 0;
         if ((value & TXDCTL_ENABLE) !== 0) return value;
         this.#toldBad = false;
         return moved(value);
@@ -117,6 +132,7 @@ export class TransmitQueue {
   reset(): void {
     this.#fetch.clear();
     this.#endFrame();
+    this.#forgetDone();
     this.#toldBad = false;
     for (const context of this.#contexts) context.load(0, 0, 0);
   }
@@ -141,6 +157,10 @@ export class TransmitQueue {
     const head = registers.get(TDH(index));
     const tail = registers.get(TDT(index));
     if (head === tail) return false;
+    if (!this.#started && !this.#host.mac.ready) {
+      this.#onStall(this);
+      return false;
+    }
     const size = registers.get(TDLEN(index)) / DESCRIPTOR_BYTES;
     if (head >= size || tail >= size) return this.#break(`TDH ${head} and TDT ${tail} in a ring of ${size}`);
     const base = busAddressOf(registers.get(TDBAL(index)), registers.get(TDBAH(index)));
@@ -152,7 +172,7 @@ export class TransmitQueue {
     const isAdvanced = (word2 & TXD_CMD_DEXT) !== 0;
     if (isAdvanced && (word2 & TXD_DTYP_MASK) === TXD_DTYP_CONTEXT) {
       this.#contexts[(word3 >>> TXD_IDX_SHIFT) & 1]!.load(word0, word2, word3);
-      return true;
+      return this.#finish(base, head, false);
     }
     if (isAdvanced && (word2 & TXD_DTYP_MASK) !== TXD_DTYP_DATA) {
       return this.#break(`descriptor ${head} is of no type (${hex(word2)})`);
@@ -173,8 +193,57 @@ export class TransmitQueue {
       this.#send(head, isAdvanced, word2, word3);
       this.#endFrame();
     }
-    if ((word2 & TXD_CMD_RS) !== 0) this.#writeBack(base, head);
+    return this.#finish(base, head, (word2 & TXD_CMD_RS) !== 0);
+  }
+
+  /** Descriptor `head` is done. False: the queue has stopped. */
+  #finish(base: number, head: number, hasRs: boolean): boolean {
+    const { registers, interrupts, clock } = this.#host;
+    const { index } = this;
+    const threshold = (registers.get(TXDCTL(index)) >>> TXDCTL_WTHRESH_SHIFT) & TXDCTL_THRESH_MASK;
+    const byHead = (registers.get(TDWBAL(index)) & TDWBAL_HEAD_WB_EN) !== 0;
+    if (threshold === 0 || byHead) return hasRs ? this.#writeBack(base, head) : true;
+    this.#accumulated++;
+    // A ring that is smaller than the threshold has to go on, too.
+    const size = registers.get(TDLEN(index)) / DESCRIPTOR_BYTES;
+    if (this.#accumulated >= Math.min(threshold, size - 1)) return this.#flush();
+    if (this.#cancelFlush !== null) return true;
+    const us = interrupts.transmitDelay(index);
+    if (us >= 0) {
+      this.#cancelFlush = clock.after(us, () => {
+        this.#cancelFlush = null;
+        this.#flush();
+      });
+    }
     return true;
+  }
+
+  /** Writes back what has accumulated, in order, and interrupts. False: the queue has stopped. */
+  #flush(): boolean {
+    const count = this.#accumulated;
+    if (count === 0) return true;
+    const { registers, bus, interrupts } = this.#host;
+    const { index } = this;
+    this.#forgetDone();
+    const size = registers.get(TDLEN(index)) / DESCRIPTOR_BYTES;
+    const base = busAddressOf(registers.get(TDBAL(index)), registers.get(TDBAH(index)));
+    const head = registers.get(TDH(index));
+    this.#done[0] = TXD_STAT_DD;
+    for (let n = count; n > 0; n--) {
+      const at = (head - n + size) % size;
+      const address = base + at * DESCRIPTOR_BYTES + STATUS_OFFSET;
+      if (!bus.writeWords(address, this.#done, 0)) {
+        return this.#break(`the write-back of descriptor ${at} to ${hex(address)} finds no memory`);
+      }
+    }
+    interrupts.transmit(index);
+    return true;
+  }
+
+  #forgetDone(): void {
+    this.#accumulated = 0;
+    this.#cancelFlush?.();
+    this.#cancelFlush = null;
   }
 
   #gather(address: number, length: number): boolean {
@@ -266,7 +335,7 @@ export class TransmitQueue {
   }
 
   /** Says that descriptor `head` and those before it are done: by its DD, or where the driver wants it by TDH in memory. */
-  #writeBack(base: number, head: number): void {
+  #writeBack(base: number, head: number): boolean {
     const { registers, bus, interrupts } = this.#host;
     const { index } = this;
     const low = registers.get(TDWBAL(index));
@@ -275,8 +344,11 @@ export class TransmitQueue {
     const address = byHead
       ? busAddressOf(low & ~3, registers.get(TDWBAH(index)))
       : base + head * DESCRIPTOR_BYTES + STATUS_OFFSET;
-    if (bus.writeWords(address, this.#done, 0)) interrupts.transmit(index);
-    else this.#break(`the write-back of descriptor ${head} to ${hex(address)} finds no memory`);
+    if (!bus.writeWords(address, this.#done, 0)) {
+      return this.#break(`the write-back of descriptor ${head} to ${hex(address)} finds no memory`);
+    }
+    interrupts.transmit(index);
+    return true;
   }
 
   /** The ring is not to be believed: the queue stops. */
@@ -285,6 +357,7 @@ export class TransmitQueue {
     registers.set(TXDCTL(this.index), registers.get(TXDCTL(this.index)) & ~TXDCTL_ENABLE);
     this.#fetch.clear();
     this.#endFrame();
+    this.#forgetDone();
     interrupts.raise(EICR_PCI_EXCEPTION);
     onFault(`transmit queue ${this.index} stops: ${what}`);
     return false;

@@ -1,6 +1,6 @@
 /**
  * The memory of a vfio-user client, by bus address: what the device reaches. Ranges come with a file to map, or without: then
- * the device does not reach them.
+ * the client is asked for each access ({@link RemoteMemory}).
  *
  *     DMA_MAP ──► map() ──► read(), write() by bus address, across neighbours ──► unmap() or clear()
  *
@@ -13,6 +13,7 @@ import { SystemError, viewMemory } from '../../linux/libc.ts';
 import { MAP_SHARED, mmap, munmap, PAGE_SIZE, PROT_READ, PROT_WRITE, sealAgainstShrinking } from '../../linux/mman.ts';
 import type { BusAddress } from '../model/host-bus.ts';
 import { type DmaRange, VfioUserError } from './messages.ts';
+import { askNobody, RemoteMemory } from './remote-memory.ts';
 
 /**
  * Ranges at the most (`max_dma_maps`). A guest's IOMMU may map each page by itself; two clients in one process stay below the
@@ -33,10 +34,16 @@ interface Mapped extends DmaRange {
 }
 
 export class DmaTable {
+  readonly #remote: RemoteMemory;
   /** By address. */
   #ranges: Mapped[] = [];
   #last: Mapped | null = null;
   #mappedBytes = 0;
+
+  /** `remote` reaches ranges without a file. Default: nobody does. */
+  constructor(remote: RemoteMemory = new RemoteMemory(askNobody)) {
+    this.#remote = remote;
+  }
 
   /** How many ranges there are. */
   get size(): number {
@@ -136,10 +143,11 @@ export class DmaTable {
   read(address: BusAddress, into: Uint8Array): boolean {
     for (let done = 0; done < into.length; ) {
       const range = this.#at(address + done);
-      if (range === null || range.bytes === null || !range.readable) return false;
+      if (range === null || !range.readable) return false;
       const from = address + done - range.address;
       const part = Math.min(into.length - done, range.size - from);
-      into.set(range.bytes.subarray(from, from + part), done);
+      if (range.bytes !== null) into.set(range.bytes.subarray(from, from + part), done);
+      else if (!this.#remote.read(address + done, into.subarray(done, done + part))) return false;
       done += part;
     }
     return true;
@@ -150,14 +158,16 @@ export class DmaTable {
     // All of it or nothing: looked at first where it lies across ranges.
     for (let done = 0; done < from.length; ) {
       const range = this.#at(address + done);
-      if (range === null || range.bytes === null || !range.writable) return false;
+      if (range === null || !range.writable) return false;
       done += range.end - (address + done);
     }
     for (let done = 0; done < from.length; ) {
       const range = this.#at(address + done)!;
       const to = address + done - range.address;
       const part = Math.min(from.length - done, range.size - to);
-      range.bytes!.set(part === from.length ? from : from.subarray(done, done + part), to);
+      const bytes = part === from.length ? from : from.subarray(done, done + part);
+      if (range.bytes !== null) range.bytes.set(bytes, to);
+      else if (!this.#remote.write(address + done, bytes)) return false;
       done += part;
     }
     return true;
@@ -166,12 +176,22 @@ export class DmaTable {
   /** See {@link HostBus.writeWords}. */
   writeWords(address: BusAddress, words: Uint32Array, last: number): boolean {
     const range = this.#at(address);
-    if (range === null || range.words === null || !range.writable) return false;
+    if (range === null || !range.writable) return false;
     const at = (address - range.address) / WORD_BYTES;
-    if (!Number.isInteger(at) || at + words.length > range.words.length) return false;
+    if (!Number.isInteger(at) || at + words.length > range.size / WORD_BYTES) return false;
+    if (range.words === null) return this.#writeRemoteWords(address, words, last);
     for (let i = 0; i < words.length; i++) if (i !== last) range.words[at + i] = words[i]!;
     Atomics.store(range.words, at + last, words[last]!);
     return true;
+  }
+
+  /** One request after the other, of which each is answered before the next: the one for word `last` comes last. */
+  #writeRemoteWords(address: BusAddress, words: Uint32Array, last: number): boolean {
+    const bytes = new Uint8Array(words.buffer, words.byteOffset, words.byteLength);
+    const part = (first: number, end: number): boolean =>
+      first === end ||
+      this.#remote.write(address + first * WORD_BYTES, bytes.subarray(first * WORD_BYTES, end * WORD_BYTES));
+    return part(0, last) && part(last + 1, words.length) && part(last, last + 1);
   }
 
   /** The range that holds an address; null when none does. */

@@ -20,6 +20,9 @@ export const VFIO_USER_DEVICE_GET_IRQ_INFO = 7;
 export const VFIO_USER_DEVICE_SET_IRQS = 8;
 export const VFIO_USER_REGION_READ = 9;
 export const VFIO_USER_REGION_WRITE = 10;
+/** From the server to the client. */
+export const VFIO_USER_DMA_READ = 11;
+export const VFIO_USER_DMA_WRITE = 12;
 export const VFIO_USER_DEVICE_RESET = 13;
 
 /** Those that are not served, too: for messages that tell of them. */
@@ -34,8 +37,8 @@ const COMMAND_NAMES: Record<number, string> = {
   [VFIO_USER_DEVICE_SET_IRQS]: 'DEVICE_SET_IRQS',
   [VFIO_USER_REGION_READ]: 'REGION_READ',
   [VFIO_USER_REGION_WRITE]: 'REGION_WRITE',
-  11: 'DMA_READ',
-  12: 'DMA_WRITE',
+  [VFIO_USER_DMA_READ]: 'DMA_READ',
+  [VFIO_USER_DMA_WRITE]: 'DMA_WRITE',
   [VFIO_USER_DEVICE_RESET]: 'DEVICE_RESET',
   15: 'REGION_WRITE_MULTI',
   16: 'DEVICE_FEATURE',
@@ -92,6 +95,9 @@ const REGION_INFO_BYTES = 32;
 const IRQ_INFO_BYTES = 16;
 const IRQ_SET_BYTES = 20;
 const ACCESS_BYTES = 16;
+const DMA_ACCESS_BYTES = 16;
+/** What replies to DMA_WRITE have: the document's, or with the count as long as in the request. */
+const DMA_WRITE_REPLY_BYTES = [12, 16];
 const INDEX_AT = 8;
 
 /** A body that says something wrong: answered with `errno`. */
@@ -383,6 +389,35 @@ export function composeRegionAccess({ offset, region, count }: RegionAccess, dat
 
 /** The data of a body that {@link composeRegionAccess} made. */
 export const regionDataOf = (body: Buffer): Buffer => body.subarray(ACCESS_BYTES);
+
+/** § VFIO_USER_DMA_READ and WRITE, requests: address u64, count u64, and what is to be written. */
+export function composeDmaAccess(address: number, count: number, data: Uint8Array = new Uint8Array(0)): Buffer {
+  const body = Buffer.alloc(DMA_ACCESS_BYTES + data.length);
+  body.writeBigUInt64LE(BigInt(address), 0);
+  body.writeBigUInt64LE(BigInt(count), 8);
+  body.set(data, DMA_ACCESS_BYTES);
+  return body;
+}
+
+/** The reply to a DMA_READ of so many bytes at an address: what was read. */
+export function parseDmaReadReply(body: Buffer, address: number, count: number): Buffer {
+  exactly(DMA_ACCESS_BYTES + count, body);
+  checkEcho(address, count, readU64(body, 0, 'address'), readU64(body, 8, 'count'));
+  return body.subarray(DMA_ACCESS_BYTES);
+}
+
+/** The reply to a DMA_WRITE. */
+export function checkDmaWriteReply(body: Buffer, address: number, count: number): void {
+  if (!DMA_WRITE_REPLY_BYTES.includes(body.length)) exactly(DMA_WRITE_REPLY_BYTES[0]!, body);
+  checkEcho(address, count, readU64(body, 0, 'address'), body.readUInt32LE(8));
+}
+
+function checkEcho(address: number, count: number, repliedAddress: number, repliedCount: number): void {
+  if (repliedAddress === address && repliedCount === count) return;
+  throw new VfioUserError(
+    `it is about ${repliedCount} bytes at 0x${repliedAddress.toString(16)}, asked were ${count} at 0x${address.toString(16)}`,
+  );
+}
 
 /** § VFIO_USER_DEVICE_RESET has no body. */
 export const checkResetRequest = (body: Buffer): void => exactly(0, body);

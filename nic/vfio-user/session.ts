@@ -58,6 +58,7 @@ import {
   VfioUserError,
   type VfioUserMessage,
 } from './messages.ts';
+import { type AskClient, askNobody, RemoteMemory } from './remote-memory.ts';
 
 const MAJOR = 0;
 const MINOR = 1;
@@ -80,13 +81,17 @@ export interface VfioUserDevice {
 
 export class VfioUserSession {
   /** The client's memory. */
-  readonly dma = new DmaTable();
+  readonly dma: DmaTable;
+  readonly #remote: RemoteMemory;
   readonly #device: VfioUserDevice;
   readonly #warn: (message: string) => void;
   readonly #interrupts: InterruptLines[];
   #greeted = false;
 
-  constructor(device: VfioUserDevice, warn: (message: string) => void) {
+  /** `ask` reaches the client, for memory that it maps without a file. */
+  constructor(device: VfioUserDevice, warn: (message: string) => void, ask: AskClient = askNobody) {
+    this.#remote = new RemoteMemory(ask, warn);
+    this.dma = new DmaTable(this.#remote);
     this.#device = device;
     this.#warn = warn;
     this.#interrupts = Array.from(
@@ -159,9 +164,10 @@ export class VfioUserSession {
 
   #version(body: Buffer): Buffer {
     if (this.#greeted) throw new VfioUserError('it came before');
-    const { major, minor } = parseVersion(body);
+    const { major, minor, capabilities: theirs } = parseVersion(body);
     if (major !== MAJOR) throw new VfioUserError(`version ${major} is not spoken here, ${MAJOR} is`, EOPNOTSUPP);
     this.#greeted = true;
+    this.#remote.maxBytes = theirs.max_data_xfer_size;
     const capabilities = {
       max_msg_fds: MAX_MESSAGE_FDS,
       max_data_xfer_size: MAX_DATA_BYTES,

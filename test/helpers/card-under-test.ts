@@ -1,5 +1,6 @@
 /** A software card with everything around it fake. */
 import { Card82599 } from '../../nic/model/card.ts';
+import { LINK_UP_US } from '../../nic/model/link.ts';
 import { CTRL, CTRL_RST, RXCTRL, RXCTRL_RXEN } from '../../nic/registers.ts';
 import { FakeBus, FakeClock, FakeWire } from './fake-card-host.ts';
 
@@ -30,6 +31,7 @@ export function startedCard(wire = new FakeWire()): CardUnderTest {
   const all = newCard(wire);
   all.card.config.write(COMMAND, 2, COMMAND_MEMORY_AND_BUS_MASTER);
   all.card.write(CTRL, CTRL_RST);
+  all.clock.advance(LINK_UP_US);
   all.card.write(RXCTRL, RXCTRL_RXEN);
   return all;
 }

@@ -29,7 +29,7 @@ import {
   TXDCTL,
   TXDCTL_ENABLE,
 } from '../../nic/registers.ts';
-import { FakeBus } from './fake-card-host.ts';
+import { FakeBus, FakeClock } from './fake-card-host.ts';
 import { onesSum, type Packet } from './plain-packet.ts';
 
 const DESCRIPTOR = 16;
@@ -39,6 +39,7 @@ export const UNTOUCHED = 0xa5;
 export class Engines implements EngineHost {
   readonly registers = new RegisterFile();
   readonly bus: FakeBus;
+  readonly clock = new FakeClock();
   readonly faults: string[] = [];
   /** Frames for the MAC, copied. */
   readonly sent: Uint8Array[] = [];
@@ -64,18 +65,29 @@ export class Engines implements EngineHost {
       this.events.push(`transmit ${queue}`);
       this.onInterrupt(queue);
     },
+    transmitDelay: () => this.transmitDelay,
   };
+  /** What the vectors of transmit queues have left. */
+  transmitDelay = -1;
   readonly statistics = {
+    received: () => {},
     queueReceived: (queue: number, bytes: number) => void this.events.push(`received ${queue}: ${bytes}`),
     queueTransmitted: (queue: number, bytes: number) => void this.events.push(`transmitted ${queue}: ${bytes}`),
     queueDropped: (queue: number) => void this.events.push(`dropped ${queue}`),
     missed: () => void this.events.push('missed'),
     checksumError: () => void this.events.push('checksum error'),
   };
-  readonly mac: EngineHost['mac'] = {
+  readonly mac: EngineHost['mac'] & { ready: boolean } = {
     transmit: (frame) => void this.sent.push(frame.slice()),
+    ready: true,
+    onReady: () => {},
+    bufferLevel: (bytes) => {
+      this.bufferLevel = bytes;
+    },
     onFrame: () => {},
   };
+  /** What the packet buffer said last. */
+  bufferLevel = 0;
   readonly onFault = (message: string): void => void this.faults.push(message);
 
   constructor() {
@@ -95,6 +107,8 @@ export class Engines implements EngineHost {
     this.transmit.reset();
     this.#free = this.bus.base;
     this.raised = 0;
+    this.transmitDelay = -1;
+    this.mac.ready = true;
     for (const list of [this.faults, this.sent, this.events]) list.length = 0;
     this.#start();
   }

@@ -92,6 +92,8 @@ export class FakeClock {
 export class FakeWire implements WireEnd {
   onFrame: (frame: Uint8Array) => void = () => {};
   onCarrier: () => void = () => {};
+  onReady: () => void = () => {};
+  ready = true;
   /** Copies of the frames that the card sent. */
   readonly sent: Uint8Array[] = [];
   /** Whether the card sends light. */
@@ -114,6 +116,12 @@ export class FakeWire implements WireEnd {
     if (on === this.#carrier) return;
     this.#carrier = on;
     this.onCarrier();
+  }
+
+  /** The cable takes frames again, or no more. */
+  setReady(on: boolean): void {
+    this.ready = on;
+    if (on) this.onReady();
   }
 
   setTransmitting(on: boolean): void {

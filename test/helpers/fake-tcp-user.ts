@@ -134,7 +134,9 @@ export class FakeTcpUser implements TcpUser {
     const listener: Listener = {
       address: options.address ?? null,
       port,
+      ipv6Only: options.ipv6Only === true,
       waiting: 0,
+      backlog: options.backlog ?? 511,
       close: () => void this.listeners.delete(port),
     };
     this.listeners.set(port, { ...options, listener });
@@ -304,6 +306,10 @@ export class FakeTcpUser implements TcpUser {
 
   forEach(visit: (connection: Connection) => void): void {
     for (const connection of this.#rows.keys()) visit(connection);
+  }
+
+  forEachListener(visit: (listener: Listener) => void): void {
+    for (const { listener } of this.listeners.values()) visit(listener);
   }
 
   #get(connection: Connection): Row {

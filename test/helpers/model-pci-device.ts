@@ -1,6 +1,7 @@
 /** The software card as a device of this process, without a bus or a socket between: what the driver does, it does at once. */
 import { signalEventfd } from '../../linux/eventfd.ts';
 import { Card82599 } from '../../nic/model/card.ts';
+import type { Clock } from '../../nic/model/clock.ts';
 import { systemClock } from '../../nic/model/system-clock.ts';
 import type { WireEnd } from '../../nic/model/wire.ts';
 import type { DmaMapping, DmaSource, PciDevice, RegisterAccess, RegisterSpace } from '../../nic/pci/pci-device.ts';
@@ -18,6 +19,8 @@ export interface ModelOptions {
   name: string;
   mac: Uint8Array;
   wire: WireEnd;
+  /** Default: this process's. */
+  clock?: Clock;
 }
 
 export class ModelPciDevice implements PciDevice {
@@ -38,7 +41,7 @@ export class ModelPciDevice implements PciDevice {
   #eventfds: readonly (number | null)[] = [];
   #nextAddress = FIRST_BUS_ADDRESS;
 
-  constructor({ name, mac, wire }: ModelOptions) {
+  constructor({ name, mac, wire, clock = systemClock }: ModelOptions) {
     const memory = this.#memory;
     this.#card = new Card82599({
       bus: {
@@ -51,7 +54,7 @@ export class ModelPciDevice implements PciDevice {
         },
       },
       wire,
-      clock: systemClock,
+      clock,
       mac,
       onFault: (message) => this.faults.push(message),
     });

@@ -207,8 +207,8 @@ for (const [name, cabling] of Object.entries(CABLINGS)) {
 
     it('shows its connections', async () => {
       const socket = await stack.connect({ host: LINUX, port: 8080 });
-      const words = await run([RINGSWITCH, 'sockets', '--directory', path.join(directory, 'stacks')]);
-      assert.match(words, /^under-test, process \d+: \d+ connections?\n/);
+      const words = await run([RINGSWITCH, 'sockets', '--tcp', '--directory', path.join(directory, 'stacks')]);
+      assert.match(words, /^under-test, process \d+: \d+ sockets?\n/);
       const line = words.split('\n').find((one) => one.includes(`${OURS}:${socket.localPort} `));
       assert.match(line ?? '', new RegExp(`^ESTAB +0 +0 +${OURS}:${socket.localPort} +${LINUX}:8080$`));
       assert.match(words, /cubic rto:\d/);

@@ -442,10 +442,13 @@ for (const world of [nodeWorld, fakeWorld, ...STACKS]) {
       const { port } = server.address() as AddressInfo;
       assert.ok(port > 0);
       for (const args of [[port, hosts.host], [String(port), hosts.host], [{ port: String(port), host: hosts.host }]]) {
+        // The other side may hear of it later, and resets what is half open when the server closes.
+        const accepted = once(server, 'connection');
         const socket = await new Promise<Socket>((done) => {
           const made: Socket = hosts.client.connect(...args, () => done(made));
         });
         open.push(socket);
+        await accepted;
       }
       server.close();
       await once(server, 'close');

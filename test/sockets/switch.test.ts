@@ -83,9 +83,9 @@ describe('two stacks on one switch', function () {
   it('are shown together', async () => {
     const listener = await b.listen({ port: 9 });
     const socket = await a.connect({ host: '10.8.0.2', port: 9 });
-    const words = await run([RINGSWITCH, 'sockets', '--socket', daemon.socket]);
-    assert.match(words, /^stack-0, process \d+: \d+ connections?$/m);
-    assert.match(words, /^stack-1, process \d+: \d+ connections?$/m);
+    const words = await run([RINGSWITCH, 'sockets', '--tcp', '--socket', daemon.socket]);
+    assert.match(words, /^stack-0, process \d+: \d+ sockets?$/m);
+    assert.match(words, /^stack-1, process \d+: \d+ sockets?$/m);
     assert.match(words, new RegExp(`^ESTAB .* 10.8.0.1:${socket.localPort} +10.8.0.2:9$`, 'm'));
     assert.match(words, new RegExp(`^ESTAB .* 10.8.0.2:9 +10.8.0.1:${socket.localPort}$`, 'm'));
     socket.destroy();

@@ -416,6 +416,67 @@ describe('the stack', () => {
       assert.deepEqual([got.length, settled], [100, 3]);
     });
 
+    describe('segments that follow each other', () => {
+      const MSS = 100;
+      /** A plain ACK with data over IPv4, its checksum right. */
+      const segment = (seq: number, source = THEIRS, port = 80): Uint8Array => {
+        const data = bytesOf(MSS, seq);
+        const header = [0x10, 0, 0, port, 0, 0, seq >> 8, seq & 0xff, 0, 0, 0, 7, 0x50, 0x10, 1, 0, 0, 0, 0, 0];
+        const pseudo = [...source, ...OURS, 0, TCP, 0, header.length + MSS];
+        const sum = checksum([...pseudo, ...header, ...data]);
+        header.splice(TCP_CHECKSUM, 2, sum >> 8, sum & 0xff);
+        return ipv4([...header, ...data], { protocol: TCP, source });
+      };
+      const numbersOf = (data: Uint8Array): number => data[6]! * 256 + data[7]!;
+
+      it('as one, and those of others for themselves (GRO)', () => {
+        const other = segment(500, [10, 0, 0, 3], 81);
+        for (const packet of [segment(0), other, segment(MSS), ipv4([1], { protocol: NOTED }), segment(2 * MSS)]) {
+          device.give(frame(packet));
+        }
+        stack.poll(now);
+        const merged = got.find(({ data, packet }) => packet.protocol === TCP && numbersOf(data) === 0)!;
+        assert.deepEqual(
+          Array.from(merged.data.slice(20)),
+          [0, MSS, 2 * MSS].flatMap((seq) => Array.from(bytesOf(MSS, seq))),
+        );
+        assert.deepEqual([merged.packet.gsoSize, merged.packet.verified], [MSS, true]);
+        const single = got.find(({ data, packet }) => packet.protocol === TCP && numbersOf(data) === 500)!;
+        assert.deepEqual([single.data.length, single.packet.gsoSize], [20 + MSS, 0]);
+        assert.equal(got.length, 3);
+      });
+
+      it('but not a wrong one, nor one in fragments', () => {
+        const wrong = segment(MSS);
+        wrong[wrong.length - 1]! ^= 1;
+        const [first, last] = [segment(2 * MSS), segment(3 * MSS)];
+        const pieces = [
+          ipv4(last.slice(20, 68), { protocol: TCP, id: 9, fragment: 0x2000 }),
+          ipv4(last.slice(68), { protocol: TCP, id: 9, fragment: 6 }),
+        ];
+        for (const packet of [segment(0), wrong, first, ...pieces]) device.give(frame(packet));
+        stack.poll(now);
+        const seen = got.map(({ data, packet }) => [numbersOf(data), data.length, packet.gsoSize, packet.verified]);
+        assert.deepEqual(
+          seen.sort(([a], [b]) => Number(a) - Number(b)),
+          [0, MSS, 2 * MSS, 3 * MSS].map((seq) => [seq, 20 + MSS, 0, seq === 0 || seq === 2 * MSS]),
+        );
+      });
+
+      it('and answers where they came from, not where the last frame did', () => {
+        transport.input = (packet) => {
+          assert.equal(stack.beginReply(packet, TCP, 0, 20), BEGUN);
+          stack.send(20, TCP_CHECKSUM);
+        };
+        const far = { from: [2, 0, 0, 0, 0, 0xfe] };
+        for (const seq of [0, MSS]) device.give(frame(segment(seq, [198, 51, 100, 7]), far));
+        device.give(frame(ipv4(icmp(0, 0, [0, 0, 0, 0]), { protocol: 1 })));
+        stack.poll(now);
+        const to = device.sent.map(({ bytes }) => Array.from(bytes.slice(0, 6)));
+        assert.deepEqual(to, [far.from]);
+      });
+    });
+
     it('nothing of protocols of the link that it does not know', () => {
       device.give(frame([1, 2, 3], { type: 0x88cc }));
       device.give(frame([1, 2, 3], { type: 0x86dd }));

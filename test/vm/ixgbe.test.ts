@@ -190,6 +190,40 @@ describe("Linux's ixgbe on the software 82599", function () {
     await b.sh('ethtool -X eth0 default && ethtool -K eth0 ntuple off');
   });
 
+  it('brings flows to where their answers come from, and by rule to a queue (Flow Director; ethtool -N)', async () => {
+    const grown = async (traffic: () => Promise<unknown>): Promise<Record<string, number>> => {
+      const before = await statistics(b);
+      await traffic();
+      const after = await statistics(b);
+      return Object.fromEntries(Object.keys(after).map((name) => [name, after[name]! - before[name]!]));
+    };
+    // Filters by signature, which the driver adds as it sends.
+    const { fdir_match: matched } = await grown(() => iperf(ipOf(B)));
+    assert.ok(matched! > 100, `${matched} packets found their filter`);
+    await b.sh('ethtool -K eth0 ntuple on');
+    await Promise.all(guests.map((guest) => untilCarrier(guest, true)));
+    for (const queue of [0, 1]) {
+      const added = await b.sh(`ethtool -N eth0 flow-type tcp4 dst-port 8080 action ${queue}`);
+      assert.match(
+        await b.sh('ethtool -n eth0'),
+        new RegExp(`Dest port: 8080[\\s\\S]*Action: Direct to queue ${queue}\\b`),
+      );
+      const counts = await grown(fetchOften);
+      const [wanted, other] = [counts[`rx_queue_${queue}_packets`]!, counts[`rx_queue_${1 - queue}_packets`]!];
+      // At least SYN, the request and FIN of each; besides there are ARP and the like.
+      assert.ok(
+        wanted >= 3 * SMALL_FETCHES && other < SMALL_FETCHES,
+        `${wanted} on queue ${queue}, ${other} on the other`,
+      );
+      assert.ok(counts.fdir_match! >= 3 * SMALL_FETCHES, `${counts.fdir_match} matched`);
+      await b.sh(`ethtool -N eth0 delete ${/ID (\d+)/.exec(added)![1]}`);
+    }
+    const { fdir_match: after } = await grown(fetchOften);
+    assert.equal(after, 0, 'the rules are gone');
+    await b.sh('ethtool -K eth0 ntuple off');
+    await Promise.all(guests.map((guest) => untilCarrier(guest, true)));
+  });
+
   /** Many short connections from a to b, each a flow of its own. */
   const fetchOften = (): Promise<string> =>
     a.sh(`for i in $(seq ${SMALL_FETCHES}); do wget -q -O /dev/null http://${ipOf(B)}:8080/small; done`);

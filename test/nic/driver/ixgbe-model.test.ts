@@ -6,8 +6,7 @@ import { RXD_STAT_L4I, RXD_STAT_VP } from '../../../nic/descriptors.ts';
 import { Ixgbe, type IxgbeOptions } from '../../../nic/driver/ixgbe.ts';
 import { CTRL_EXT, CTRL_EXT_DRV_LOAD, EIMS_EX, RXDCTL, RXDCTL_ENABLE } from '../../../nic/registers.ts';
 import { CardQueueRings } from '../../helpers/card-queue-rings.ts';
-import { wirePair } from '../../helpers/fake-card-host.ts';
-import { DriverTime } from '../../helpers/fake-pci-device.ts';
+import { FakeClock, wirePair } from '../../helpers/fake-card-host.ts';
 import { frameBytes } from '../../helpers/frame-bytes.ts';
 import { ModelPciDevice } from '../../helpers/model-pci-device.ts';
 import { packet } from '../../helpers/plain-packet.ts';
@@ -28,6 +27,9 @@ describe('Ixgbe on the software card', () => {
   let devices: ModelPciDevice[];
   let cards: Ixgbe[];
   let rings: CardQueueRings[];
+  let time: FakeClock;
+  /** The driver's waiting moves the cards' time. */
+  const clock = { now: () => time.now() / 1000, sleep: (ms: number) => time.advance(ms * 1000) };
   let a: Ixgbe;
   let b: Ixgbe;
 
@@ -48,9 +50,10 @@ describe('Ixgbe on the software card', () => {
 
   function make(options: Partial<IxgbeOptions> = {}): void {
     const wires = wirePair();
+    time = new FakeClock();
     rings = [];
-    devices = [A, B].map((mac, n) => new ModelPciDevice({ name: `card ${n}`, mac, wire: wires[n]! }));
-    cards = devices.map((device) => Ixgbe.open(device, { queues: 1, clock: new DriverTime(), ...options }));
+    devices = [A, B].map((mac, n) => new ModelPciDevice({ name: `card ${n}`, mac, wire: wires[n]!, clock: time }));
+    cards = devices.map((device) => Ixgbe.open(device, { queues: 1, clock, ...options }));
     [a, b] = cards as [Ixgbe, Ixgbe];
   }
 
@@ -271,7 +274,7 @@ describe('Ixgbe on the software card', () => {
     assert.equal(devices[1]!.busMaster, false);
     assert.equal(devices[1]!.mapped, 0);
     assert.equal(devices[1]!.registers.read32(CTRL_EXT) & CTRL_EXT_DRV_LOAD, 0);
-    b = Ixgbe.open(devices[1]!, { queues: 1, clock: new DriverTime() });
+    b = Ixgbe.open(devices[1]!, { queues: 1, clock });
     cards[1] = b;
     const [tx] = run(0);
     const [rx] = run(1);

@@ -7,8 +7,14 @@ import {
   CRCERRS,
   GORCH,
   GORCL,
+  GOTCL,
   GPRC,
+  GPTC,
+  LXOFFTXC,
+  LXONTXC,
   MPC,
+  MPTC,
+  PTC64,
   QBRC_H,
   QBRC_L,
   QBTC_H,
@@ -71,7 +77,7 @@ describe('CardStatistics', () => {
   it('add up under the names of ethtool', () => {
     statistics.reset();
     for (const [register, value] of [
-      [GPRC, 5],
+      [GPRC, 12],
       [CRCERRS, 2],
       [MPC(0), 3],
       [MPC(7), 4],
@@ -92,6 +98,36 @@ describe('CardStatistics', () => {
     assert.equal(statistics.poll().rx_packets, 5, 'read is not counted twice');
     device.set(GPRC, 1);
     assert.equal(statistics.poll().rx_packets, 6);
+  });
+
+  it('leave out what the card counts besides: frames that it missed, and its own pause frames', () => {
+    statistics.reset();
+    for (const [register, value] of [
+      [GPRC, 10],
+      [MPC(0), 3],
+      [GPTC, 20],
+      [MPTC, 9],
+      [PTC64, 8],
+      [LXOFFTXC, 4],
+      [LXONTXC, 2],
+      [GOTCL, 10_000],
+    ] as const) {
+      device.set(register, value);
+    }
+    const { rx_packets, tx_packets, tx_multicast, tx_64, tx_bytes, tx_flow_control_xoff, tx_flow_control_xon } =
+      statistics.poll();
+    assert.deepEqual(
+      { rx_packets, tx_packets, tx_multicast, tx_64, tx_bytes, tx_flow_control_xoff, tx_flow_control_xon },
+      {
+        rx_packets: 7,
+        tx_packets: 14,
+        tx_multicast: 3,
+        tx_64: 2,
+        tx_bytes: 10_000 - 6 * 64,
+        tx_flow_control_xoff: 4,
+        tx_flow_control_xon: 2,
+      },
+    );
   });
 
   it('never lose a count, whatever comes between two looks (property)', () => {

@@ -24,6 +24,9 @@ const BATCH = 32;
 const ETHERTYPE = 0x88b5;
 const NUMBER_AT = 20;
 const STALL_MS = 10_000;
+/** More than both packet buffers and all rings hold; and how often the receiver asks for a pause before it takes any. */
+const SLOW_FRAMES = 10_000;
+const PAUSES = 5;
 
 function wait(ms: number): void {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
@@ -125,5 +128,45 @@ describe('two cards on a cable', function () {
       { rx_packets: FRAMES, rx_queue_0_packets: FRAMES, rx_missed: 0 },
     );
     assert.equal(a.card.statistics().tx_packets, FRAMES);
+  });
+
+  it('lose nothing to a slow receiver: it asks for pauses, and the sender obeys', async () => {
+    await using model = await CardModel.start({ cards: 2 });
+    using a = new Side(model.sockets[0]!);
+    using b = new Side(model.sockets[1]!);
+    while (!(a.card.link().up && b.card.link().up)) wait(10);
+    let sent = 0;
+    const sendSome = (): void => {
+      a.tx.reclaim();
+      const some = Math.min(a.tx.free, a.table.count - (sent - a.tx.done), BATCH, SLOW_FRAMES - sent);
+      if (some > 0) a.send(sent, some);
+      sent += Math.max(0, some);
+    };
+    // Nobody takes frames here, until a pause was asked for again and again.
+    let pauses = 0;
+    for (const start = performance.now(); pauses < PAUSES; ) {
+      sendSome();
+      pauses = b.card.statistics().tx_flow_control_xoff!;
+      assert.ok(performance.now() - start < STALL_MS, `${pauses} pauses, ${sent} frames sent\n${model.log}`);
+    }
+    assert.ok(sent < SLOW_FRAMES, 'it was stopped');
+    // Then somebody does, a frame or two at a time.
+    let seen = 0;
+    for (let last = performance.now(); seen < SLOW_FRAMES; ) {
+      sendSome();
+      const waiting = b.rx.poll(2);
+      for (let f = 0; f < waiting; f++) assert.equal(b.number(f), seen++, model.log);
+      b.rx.release(waiting);
+      b.rx.publish();
+      if (waiting > 0) last = performance.now();
+      else assert.ok(performance.now() - last < STALL_MS, `${seen} of ${sent} frames came\n${model.log}`);
+    }
+    const received = b.card.statistics();
+    assert.deepEqual([received.rx_packets, received.rx_missed, received.rx_no_dma_resources], [SLOW_FRAMES, 0, 0]);
+    assert.equal(received.tx_packets, 0, 'pause frames are none of it');
+    assert.ok(received.tx_flow_control_xon! > 0);
+    const { tx_packets, rx_packets, rx_flow_control_xoff } = a.card.statistics();
+    assert.deepEqual([tx_packets, rx_packets], [SLOW_FRAMES, 0]);
+    assert.equal(rx_flow_control_xoff, received.tx_flow_control_xoff);
   });
 });

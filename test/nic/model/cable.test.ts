@@ -62,6 +62,18 @@ describe('a cable', () => {
     assert.equal(rounds, 11);
   });
 
+  it('takes some frames at a time, and says when it takes more', async () => {
+    let told = 0;
+    a.onReady = () => told++;
+    let sent = 0;
+    for (; a.ready; sent++) a.send(Buffer.alloc(FRAME_BYTES, sent));
+    assert.ok(sent > 1 && sent * FRAME_BYTES < 2 * 8192, `${sent} frames`);
+    assert.equal(b.ready, true, 'the other direction has room of its own');
+    await settle();
+    assert.equal(atB.length, sent);
+    assert.deepEqual([a.ready, told > 0], [true, true]);
+  });
+
   it('holds so many bytes in each direction, and loses what comes beyond', async () => {
     const room = Math.floor(CAPACITY_BYTES / FRAME_BYTES);
     for (let n = 0; n < room + 100; n++) a.send(Buffer.alloc(FRAME_BYTES, n));

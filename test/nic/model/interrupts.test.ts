@@ -73,6 +73,22 @@ describe('interrupts of the software 82599', () => {
       assert.deepEqual(fired(), [HIGH]);
     });
 
+    it('tells how long a transmit queue has until the interval of its vector is over', () => {
+      useMsix();
+      assert.equal(interrupts.transmitDelay(0), -1, 'there is no interval');
+      assert.equal(interrupts.transmitDelay(1), -1, 'there is no vector');
+      write(EITR(TX), INTERVAL << EITR_INTERVAL_SHIFT);
+      assert.equal(interrupts.transmitDelay(0), INTERVAL_US);
+      clock.advance(INTERVAL_US);
+      interrupts.transmit(0);
+      clock.advance(5);
+      assert.equal(interrupts.transmitDelay(0), INTERVAL_US - 5);
+      clock.advance(INTERVAL_US);
+      assert.equal(interrupts.transmitDelay(0), INTERVAL_US);
+      write(GPIE, 0);
+      assert.equal(interrupts.transmitDelay(0), -1, 'all have vector 0');
+    });
+
     it('sends nothing for an entry of IVAR that is not valid', () => {
       useMsix();
       interrupts.transmit(1);

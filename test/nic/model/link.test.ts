@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { LINK_UP_US } from '../../../nic/model/link.ts';
 import {
   ANLP1,
   AUTOC,
@@ -49,11 +50,56 @@ describe('link of the software 82599', () => {
     it(`comes up at 10 Gb/s with ${name}`, () => {
       const all = newCard();
       all.card.write(register, value);
+      if (register === CTRL) all.clock.advance(LINK_UP_US);
       assert.equal(all.wire.transmitting, true);
       assert.equal(isUp(all), true);
       assert.equal(all.card.read(LINKS) & LINKS_SPEED_MASK, LINKS_SPEED_10G);
     });
   }
+
+  for (const [name, bit] of [
+    ['device', CTRL_RST],
+    ['link', CTRL_LRST],
+  ] as const) {
+    it(`goes down in a ${name} reset, and comes up later, which both ends of the cable are told`, () => {
+      const [left, right] = wirePair();
+      const a = startedCard(left);
+      const b = startedCard(right);
+      for (const { card } of [a, b]) card.read(EICR);
+      b.card.write(EIMS, EICR_LSC);
+      b.bus.takeInterrupts();
+      a.card.write(EIMS, EICR_LSC);
+      a.bus.takeInterrupts();
+      a.card.write(CTRL, bit);
+      assert.deepEqual([isUp(a), isUp(b)], [false, false]);
+      assert.deepEqual(a.bus.takeInterrupts(), [], 'it was told to');
+      assert.equal(changed(a), false, 'EICR is as after power-on');
+      assert.deepEqual(b.bus.takeInterrupts(), [0]);
+      assert.equal(changed(b), true);
+      a.card.write(EIMS, EICR_LSC);
+      // Drivers restart auto-negotiation soon after: it is up no sooner.
+      a.card.write(AUTOC, a.card.read(AUTOC) | AUTOC_RESTART_AN);
+      a.clock.advance(LINK_UP_US - 1);
+      assert.deepEqual([isUp(a), isUp(b)], [false, false]);
+      a.clock.advance(1);
+      assert.deepEqual([isUp(a), isUp(b)], [true, true]);
+      for (const side of [a, b]) {
+        assert.deepEqual(side.bus.takeInterrupts(), [0]);
+        assert.equal(changed(side), true);
+      }
+    });
+  }
+
+  it('that comes up after a reset is forgotten when the card is reset otherwise, or switched off', () => {
+    for (const end of ['reset', 'close'] as const) {
+      const all = startedCard();
+      all.card.write(CTRL, CTRL_RST);
+      all.card[end]();
+      all.clock.advance(LINK_UP_US);
+      assert.equal(isUp(all), false, end);
+      assert.equal(all.clock.pending, 0);
+    }
+  });
 
   it('says 10 Gb/s serial in AUTOC, and forgets that it was restarted', () => {
     const { card } = startedCard();
@@ -128,6 +174,7 @@ describe('link of the software 82599', () => {
     const b = newCard(right);
     assert.deepEqual([isUp(a), isUp(b)], [false, false]);
     b.card.write(CTRL, CTRL_RST);
+    b.clock.advance(LINK_UP_US);
     assert.deepEqual([isUp(a), isUp(b)], [true, true]);
     for (let flap = 0; flap < 100; flap++) {
       b.card.write(ESDP, ESDP_SDP3);

@@ -5,6 +5,14 @@ import { Mac } from '../../../nic/model/mac.ts';
 import { RegisterFile } from '../../../nic/model/register-file.ts';
 import { Statistics } from '../../../nic/model/statistics.ts';
 import {
+  FCCFG,
+  FCCFG_TFCE_802_3X,
+  FCRTH,
+  FCRTH_FCEN,
+  FCRTL,
+  FCRTL_XONE,
+  FCRTV,
+  FCTTV,
   GPRC,
   GPTC,
   HLREG0,
@@ -12,20 +20,24 @@ import {
   HLREG0_LPBK,
   HLREG0_TXPADEN,
   LXOFFRXCNT,
+  LXOFFTXC,
   LXONRXCNT,
+  LXONTXC,
   MAXFRS,
   MAXFRS_MFS_SHIFT,
   MFLCN,
   MFLCN_DPF,
   MFLCN_PMCF,
   MFLCN_RFCE,
-  PRC64,
   RAH,
   RAL,
   ROC,
   RUC,
   RXCTRL,
   RXCTRL_RXEN,
+  RXNFGPC,
+  TFCS,
+  TFCS_TXOFF,
   TPR,
 } from '../../../nic/registers.ts';
 import { FakeBus, FakeClock, FakeWire } from '../../helpers/fake-card-host.ts';
@@ -78,7 +90,8 @@ describe('MAC of the software 82599', () => {
     registers = new RegisterFile();
     wire = new FakeWire();
     clock = new FakeClock();
-    link = new Link(registers, wire, new Interrupts(registers, new FakeBus({ mib: 1 }), clock));
+    link = new Link(registers, wire, new Interrupts(registers, new FakeBus({ mib: 1 }), clock), clock);
+    link.onChange = () => mac.linkChanged();
     mac = new Mac({ registers, wire, link, statistics: new Statistics(registers), clock });
     passed = [];
     mac.onFrame = ({ length }, loopback) => passed.push(loopback ? -length : length);
@@ -117,7 +130,7 @@ describe('MAC of the software 82599', () => {
       mac.transmit(frame(20));
       assert.deepEqual(sent(), []);
       assert.deepEqual(passed, [-60]);
-      assert.deepEqual([GPTC, GPRC, PRC64].map(read), [1, 1, 1]);
+      assert.deepEqual([GPTC, TPR, RXNFGPC].map(read), [1, 1, 1]);
       wire.setCarrier(true);
       assert.deepEqual(arrived(frame(60)), [], 'the wire is cut off meanwhile');
     });
@@ -128,7 +141,7 @@ describe('MAC of the software 82599', () => {
       assert.deepEqual(arrived(frame(60)), [60]);
       assert.deepEqual(arrived(frame(1514)), [1514]);
       assert.deepEqual(arrived(frame(1518, TAG_TYPE)), [1518]);
-      assert.deepEqual([GPRC, RUC, ROC].map(read), [3, 0, 0]);
+      assert.deepEqual([RXNFGPC, GPRC, RUC, ROC].map(read), [3, 0, 0, 0], 'GPRC is for what passes the filters');
     });
 
     it('counts what is shorter or longer, and drops it', () => {
@@ -194,13 +207,62 @@ describe('MAC of the software 82599', () => {
       assert.deepEqual(sent(), [60]);
     });
 
-    it('holds so many frames and no more', () => {
+    it('takes no more frames than its packet buffer has room for, and says when it takes them again', () => {
+      let told = 0;
+      mac.onReady = () => told++;
       set(MFLCN, MFLCN_RFCE);
       wire.arrive(control(PAUSE, QUANTA));
-      for (let i = 0; i < 10_000; i++) mac.transmit(frame(60));
+      let count = 0;
+      for (; mac.ready; count++) mac.transmit(frame(1024));
+      assert.equal(count, 160);
+      mac.transmit(frame(1024));
+      assert.deepEqual([sent(), told], [[], 0]);
       clock.advance(QUANTA_US);
-      const count = sent().length;
-      assert.ok(count > 0 && count < 1000, `${count} frames`);
+      assert.equal(sent().length, 161, 'what comes all the same, as segments of a frame do, is not lost');
+      assert.deepEqual([mac.ready, told], [true, 1]);
+    });
+
+    it('holds frames while the cable takes none, and sends them in order', () => {
+      wire.ready = false;
+      for (const length of [60, 61]) mac.transmit(frame(length));
+      assert.deepEqual(sent(), []);
+      wire.onSent = ({ length }) => {
+        if (length === 60) wire.ready = false;
+      };
+      wire.setReady(true);
+      assert.deepEqual(sent(), [60]);
+      mac.transmit(frame(62));
+      wire.setReady(true);
+      assert.deepEqual(sent(), [61, 62]);
+      assert.equal(read(GPTC), 3);
+    });
+
+    it('keeps the order when it is given frames as it says that it takes them again', () => {
+      set(MFLCN, MFLCN_RFCE);
+      wire.arrive(control(PAUSE, QUANTA));
+      let length = 1000;
+      while (mac.ready) mac.transmit(frame(length++));
+      const held = length - 1000;
+      mac.onReady = () => mac.transmit(frame(length++));
+      clock.advance(QUANTA_US);
+      assert.deepEqual(
+        sent(),
+        Array.from({ length: held + 1 }, (_, i) => 1000 + i),
+      );
+    });
+
+    it('loses what waits as the link goes, and the pause with it', () => {
+      let told = 0;
+      mac.onReady = () => told++;
+      set(MFLCN, MFLCN_RFCE);
+      wire.arrive(control(PAUSE, QUANTA));
+      while (mac.ready) mac.transmit(frame(1000));
+      assert.equal(read(TFCS), TFCS_TXOFF);
+      wire.setCarrier(false);
+      assert.deepEqual([mac.ready, told > 0, clock.pending, read(TFCS)], [true, true, 0, 0]);
+      wire.setCarrier(true);
+      mac.transmit(frame(61));
+      assert.deepEqual(sent(), [61]);
     });
 
     it('obeys no pause without RFCE, nor one to somebody else', () => {
@@ -250,6 +312,110 @@ describe('MAC of the software 82599', () => {
       assert.equal(clock.pending, 0);
       mac.transmit(frame(61));
       assert.deepEqual(sent(), [61]);
+    });
+  });
+
+  describe('asking for a pause', () => {
+    const HIGH = 64 * 1024;
+    const LOW = 32 * 1024;
+    const TIME = 1000;
+    const REFRESH = 400;
+    /** Quanta of the pause frames since the last call. */
+    const pauses = (): number[] =>
+      wire.sent.splice(0).map((bytes) => {
+        const view = new DataView(bytes.buffer);
+        assert.equal(bytes.length, 60);
+        assert.deepEqual([...bytes.subarray(0, 6)], CONTROL_ADDRESS);
+        assert.deepEqual([...bytes.subarray(6, 12)], OWN_ADDRESS);
+        assert.deepEqual([view.getUint16(12), view.getUint16(14)], [0x8808, PAUSE]);
+        assert.ok(bytes.subarray(18).every((byte) => byte === 0));
+        return view.getUint16(16);
+      });
+
+    beforeEach(() => {
+      registers.write(RAL(0), 0x33221102);
+      registers.write(RAH(0), 0x80005544);
+      registers.write(FCCFG, FCCFG_TFCE_802_3X);
+      registers.write(FCTTV(0), TIME * 0x10001);
+      registers.write(FCRTV, REFRESH);
+      registers.write(FCRTL(0), LOW + FCRTL_XONE);
+      registers.write(FCRTH(0), HIGH + FCRTH_FCEN);
+    });
+
+    it('sends XOFF above FCRTH, once, and XON below FCRTL', () => {
+      mac.bufferLevel(HIGH);
+      assert.deepEqual(pauses(), []);
+      for (const level of [HIGH + 1, HIGH + 2, HIGH, LOW]) mac.bufferLevel(level);
+      assert.deepEqual(pauses(), [TIME]);
+      mac.bufferLevel(LOW - 1);
+      mac.bufferLevel(0);
+      assert.deepEqual(pauses(), [0]);
+      assert.equal(clock.pending, 0);
+      mac.bufferLevel(HIGH + 1);
+      assert.deepEqual(pauses(), [TIME]);
+      assert.deepEqual([LXOFFTXC, LXONTXC, GPTC].map(read), [2, 1, 3]);
+    });
+
+    it('sends it again when FCRTV quanta of it are left, as long as the buffer is not below FCRTL', () => {
+      mac.bufferLevel(HIGH + 1);
+      mac.bufferLevel(LOW);
+      const us = (TIME - REFRESH) * 0.0512;
+      clock.advance(us);
+      clock.advance(us);
+      assert.deepEqual(pauses(), [TIME, TIME, TIME]);
+      mac.bufferLevel(0);
+      clock.advance(10 * us);
+      assert.deepEqual(pauses(), [0]);
+    });
+
+    it('sends it again without FCRTV with the next frame only that comes when it is over', () => {
+      registers.write(FCRTV, 0);
+      mac.bufferLevel(HIGH + 1);
+      clock.advance(TIME * 0.0512);
+      assert.deepEqual(pauses(), [TIME]);
+      mac.bufferLevel(HIGH + 2);
+      assert.deepEqual(pauses(), [TIME]);
+    });
+
+    it('sends no XON without XONE', () => {
+      registers.write(FCRTL(0), LOW);
+      mac.bufferLevel(HIGH + 1);
+      mac.bufferLevel(0);
+      assert.deepEqual(pauses(), [TIME]);
+      assert.equal(clock.pending, 0);
+    });
+
+    it('sends nothing without TFCE, without FCEN, or while the link is down', () => {
+      for (const off of [
+        () => registers.write(FCCFG, 0),
+        () => registers.write(FCCFG, 2 << 3),
+        () => registers.write(FCRTH(0), HIGH),
+        () => wire.setCarrier(false),
+      ]) {
+        registers.write(FCCFG, FCCFG_TFCE_802_3X);
+        registers.write(FCRTH(0), HIGH + FCRTH_FCEN);
+        off();
+        mac.bufferLevel(HIGH + 1);
+        mac.bufferLevel(0);
+        assert.deepEqual(pauses(), []);
+      }
+      assert.deepEqual([LXOFFTXC, LXONTXC].map(read), [0, 0]);
+    });
+
+    it('goes before frames that wait, paused as it may be itself', () => {
+      set(MFLCN, MFLCN_RFCE);
+      wire.arrive(control(PAUSE, QUANTA));
+      mac.transmit(frame(100));
+      mac.bufferLevel(HIGH + 1);
+      assert.deepEqual(pauses(), [TIME]);
+    });
+
+    it('is forgotten in a reset', () => {
+      mac.bufferLevel(HIGH + 1);
+      mac.reset();
+      assert.equal(clock.pending, 0);
+      mac.bufferLevel(0);
+      assert.deepEqual(pauses(), [TIME]);
     });
   });
 });

@@ -11,7 +11,9 @@ import {
   GPRC,
   GPTC,
   LXOFFRXCNT,
+  LXOFFTXC,
   LXONRXCNT,
+  LXONTXC,
   MLFC,
   MPC,
   MPRC,
@@ -38,11 +40,20 @@ import {
   ROC,
   RQSMR,
   RUC,
+  RXDGBCH,
+  RXDGBCL,
+  RXDGPC,
+  RXNFGBCH,
+  RXNFGBCL,
+  RXNFGPC,
   TORH,
   TORL,
   TPR,
   TPT,
   TQSM,
+  TXDGBCH,
+  TXDGBCL,
+  TXDGPC,
   XEC,
 } from '../../../nic/registers.ts';
 
@@ -113,10 +124,32 @@ describe('statistics of the software 82599', () => {
       statistics.received(frame(96, first));
       statistics.transmitted(frame(196, first));
     }
-    assert.deepEqual([GPRC, TPR, MPRC, BPRC].map(read), [3, 3, 1, 1]);
-    assert.deepEqual([GORCL, GORCH, TORL, TORH].map(read), [300, 0, 300, 0]);
+    assert.deepEqual([GPRC, MPRC, BPRC].map(read), [3, 1, 1]);
+    assert.deepEqual([GORCL, GORCH].map(read), [300, 0]);
     assert.deepEqual([GPTC, TPT, MPTC, BPTC].map(read), [3, 3, 1, 1]);
     assert.deepEqual([GOTCL, GOTCH].map(read), [600, 0]);
+    assert.deepEqual([TPR, RXNFGPC].map(read), [0, 0], 'which the frame had when it arrived');
+  });
+
+  it('have what arrives in the totals, whatever the filters say', () => {
+    for (const first of [UNICAST, MULTICAST, BROADCAST]) statistics.arrived(frame(96, first));
+    assert.deepEqual([TPR, RXNFGPC, GPRC, MPRC, BPRC, PRC127].map(read), [3, 3, 0, 0, 0, 0]);
+    assert.deepEqual([TORL, TORH, RXNFGBCL, RXNFGBCH, GORCL].map(read), [300, 0, 300, 0, 0]);
+  });
+
+  it('count what goes to and comes from memory', () => {
+    statistics.queueReceived(0, 100);
+    statistics.queueReceived(5, 200);
+    statistics.queueTransmitted(7, 300);
+    assert.deepEqual([RXDGPC, RXDGBCL, RXDGBCH].map(read), [2, 300, 0]);
+    assert.deepEqual([TXDGPC, TXDGBCL, TXDGBCH].map(read), [1, 300, 0]);
+  });
+
+  it('count pause frames that were sent among all that was sent', () => {
+    statistics.pauseSent(frame(60, MULTICAST), true);
+    statistics.pauseSent(frame(60, MULTICAST), true);
+    statistics.pauseSent(frame(60, MULTICAST), false);
+    assert.deepEqual([LXOFFTXC, LXONTXC, GPTC, TPT, MPTC, PTC64].map(read), [2, 1, 3, 3, 3, 3]);
   });
 
   it('have frames of wrong length in the totals only', () => {

@@ -164,6 +164,185 @@ describe('a transmit queue of the software 82599', () => {
     });
   });
 
+  describe('with WTHRESH', () => {
+    const THRESHOLD = 8;
+    const enable = (more = 0): void =>
+      engines.write(TXDCTL(0), TXDCTL_ENABLE | (THRESHOLD << TXDCTL_WTHRESH_SHIFT) | more);
+    const done = (count: number): boolean[] => Array.from({ length: count }, (_, i) => ring.isDone(i));
+    const putMany = (count: number): void => {
+      for (let n = 0; n < count; n++) putFrame(frameBytes(60, n), n % 2 === 0 ? LAST : LAST_RS);
+      ring.kick();
+      assert.equal(engines.takeSent().length, count, 'sent they are at once');
+    };
+    const interrupts = (): number => engines.takeEvents().filter((event) => event === 'transmit 0').length;
+    beforeEach(() => enable());
+
+    it('writes back so many at a time, with RS or without, and interrupts once', () => {
+      putMany(THRESHOLD - 1);
+      assert.deepEqual(done(THRESHOLD - 1), new Array(THRESHOLD - 1).fill(false));
+      assert.equal(interrupts(), 0);
+      putMany(1);
+      assert.deepEqual(done(THRESHOLD), new Array(THRESHOLD).fill(true));
+      assert.equal(interrupts(), 1);
+      putMany(2 * THRESHOLD + 1);
+      assert.deepEqual(done(3 * THRESHOLD + 1), [...new Array(3 * THRESHOLD).fill(true), false]);
+      assert.equal(interrupts(), 2);
+    });
+
+    it('counts each descriptor, those of contexts too, and writes only their status', () => {
+      ring.put([7 * 2 ** CONTEXT_VLAN_SHIFT, 0, CONTEXT, 0]);
+      const before = engines.words(ring.descriptor(0));
+      for (let n = 0; n < THRESHOLD - 2; n++)
+        ring.putBytes(frameBytes(60, n), DATA, n === 0 ? paylen(60 * (THRESHOLD - 2)) : 0);
+      ring.kick();
+      assert.equal(ring.isDone(0), false);
+      ring.put([0, 0, LAST, 0]);
+      before.splice(3, 1, 1);
+      ring.kick();
+      assert.deepEqual(engines.words(ring.descriptor(0)), before);
+    });
+
+    it('goes round the ring', () => {
+      ring = new HostTransmitRing(engines, { size: 16 });
+      enable();
+      for (let round = 0; round < 20; round++) {
+        const first = ring.tail;
+        putMany(5);
+        // What is done of each round was asked for by one that came before it.
+        const total = 5 * (round + 1);
+        const pending = total % THRESHOLD;
+        for (let n = 0; n < 5; n++) {
+          const expected = 5 - n > pending;
+          assert.equal(ring.isDone((first + n) % 16), expected, `round ${round}, descriptor ${n}`);
+        }
+      }
+    });
+
+    it('writes back what there is when the interval of its interrupt is over', () => {
+      engines.transmitDelay = 100;
+      putMany(2);
+      engines.clock.advance(50);
+      putMany(1);
+      engines.clock.advance(49);
+      assert.deepEqual([done(3), interrupts()], [[false, false, false], 0]);
+      engines.clock.advance(1);
+      assert.deepEqual([done(3), interrupts()], [[true, true, true], 1]);
+      assert.equal(engines.clock.pending, 0);
+      putMany(THRESHOLD);
+      assert.equal(engines.clock.pending, 0, 'nothing is left to write back');
+    });
+
+    it('waits without end where no interval is set', () => {
+      putMany(THRESHOLD - 1);
+      assert.equal(engines.clock.pending, 0);
+      engines.clock.advance(1e6);
+      assert.equal(ring.isDone(0), false);
+    });
+
+    it('writes back what there is with SWFLSH', () => {
+      putMany(3);
+      enable(TXDCTL_SWFLSH);
+      assert.deepEqual([done(3), interrupts()], [[true, true, true], 1]);
+      enable(TXDCTL_SWFLSH);
+      assert.equal(interrupts(), 0, 'nothing to flush');
+      // As a driver does that switches the queue off.
+      putMany(1);
+      engines.write(TXDCTL(0), TXDCTL_SWFLSH);
+      assert.equal(ring.isDone(3), true);
+    });
+
+    it('above what the ring has, writes back when that is full', () => {
+      ring = new HostTransmitRing(engines, { size: 8 });
+      engines.write(TXDCTL(0), TXDCTL_ENABLE | (100 << TXDCTL_WTHRESH_SHIFT));
+      putMany(7);
+      assert.deepEqual(done(7), new Array(7).fill(true));
+    });
+
+    it('is of no account with head write-back', () => {
+      const at = engines.allocate(4);
+      engines.write(TDWBAL(0), split(at)[0] | TDWBAL_HEAD_WB_EN);
+      engines.write(TDWBAH(0), split(at)[1]);
+      putMany(2);
+      assert.deepEqual(engines.words(at, 1), [2]);
+    });
+
+    it('forgets what was not written back when the queue or the card is off', () => {
+      engines.transmitDelay = 100;
+      putMany(3);
+      engines.write(TXDCTL(0), 0);
+      assert.equal(engines.clock.pending, 0);
+      enable();
+      putMany(3);
+      engines.transmit.reset();
+      assert.equal(engines.clock.pending, 0);
+      engines.clock.advance(1000);
+      assert.deepEqual(done(6), new Array(6).fill(false));
+    });
+
+    it('stops where there is no memory to write back to', () => {
+      ring.kick();
+      putMany(3);
+      engines.bus.writeWords = () => false;
+      enable(TXDCTL_SWFLSH);
+      assert.match(engines.takeFaults()[0]!, /^transmit queue 0 stops: the write-back of descriptor 0 to/);
+      assert.equal(engines.read(TXDCTL(0)) & TXDCTL_ENABLE, 0);
+    });
+  });
+
+  describe('waits for the MAC to have room', () => {
+    it('before a frame, not in the midst of one', () => {
+      ring.putBytes(frameBytes(100, 1).subarray(0, 50), DATA, paylen(100));
+      ring.kick();
+      engines.mac.ready = false;
+      ring.putBytes(frameBytes(100, 1).subarray(50), LAST_RS, 0);
+      const next = putFrame(frameBytes(60, 2));
+      ring.kick();
+      assert.deepEqual(engines.takeSent(), [frameBytes(100, 1)]);
+      assert.equal(ring.isDone(next), false);
+      engines.mac.ready = true;
+      engines.mac.onReady();
+      assert.deepEqual(engines.takeSent(), [frameBytes(60, 2)]);
+      assert.ok(ring.isDone(next));
+      engines.mac.onReady();
+      assert.deepEqual(engines.sent, []);
+    });
+
+    it('each queue in its turn', () => {
+      const other = new HostTransmitRing(engines, { queue: 9 });
+      engines.mac.ready = false;
+      for (let n = 0; n < 2; n++) {
+        putFrame(frameBytes(60, n));
+        other.putBytes(frameBytes(70, n), LAST_RS, paylen(70));
+      }
+      other.kick();
+      ring.kick();
+      assert.deepEqual(engines.sent, []);
+      // There is room for one frame only, each time.
+      engines.mac.transmit = (frame) => {
+        engines.sent.push(frame.slice());
+        engines.mac.ready = false;
+      };
+      const lengths = [];
+      for (let n = 0; n < 4; n++) {
+        engines.mac.ready = true;
+        engines.mac.onReady();
+        lengths.push(...engines.takeSent().map(({ length }) => length));
+      }
+      assert.deepEqual(lengths, [70, 60, 70, 60]);
+    });
+
+    it('and is forgotten when the card is reset', () => {
+      engines.mac.ready = false;
+      putFrame(frameBytes(60, 1));
+      ring.kick();
+      engines.transmit.reset();
+      engines.write(TXDCTL(0), 0);
+      engines.mac.ready = true;
+      engines.mac.onReady();
+      assert.deepEqual(engines.sent, []);
+    });
+  });
+
   describe('is on', () => {
     it('only with TXDCTL.ENABLE, and what waits goes out when it is set', () => {
       engines.write(TXDCTL(0), 0);
