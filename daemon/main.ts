@@ -22,6 +22,7 @@ import { ControlClient } from './control-client.ts';
 import type { ModelOptions } from './model.ts';
 import { addPortSetOptions, type PortSetOptions, portSetBody } from './port-command.ts';
 import { formatFdb, formatLanes, formatMemory, formatPorts, formatRings, formatStatus } from './show.ts';
+import type { SocketSelection } from './sockets-command.ts';
 
 // bin/ringswitch set it for this process, not for the commands that it may become (exec).
 delete process.env.NODE_COMPILE_CACHE;
@@ -301,10 +302,14 @@ nic
 
 program
   .command('sockets')
-  .description('the connections of all TCP/IP stacks on this machine, as ss -ti shows those of the kernel')
+  .description('the sockets of all TCP/IP stacks on this machine, as ss -tui shows those of the kernel')
+  .option('-t, --tcp', "TCP's; both protocols' unless one is named")
+  .option('-u, --udp', "UDP's")
+  .option('-l, --listening', 'only listeners and unconnected sockets; without, only connected ones')
+  .option('-a, --all', 'both')
   .addOption(socketOption())
   .option('--directory <path>', "where stacks tell of themselves (default: stacks, beside the daemon's control socket)")
-  .option('--limit <connections>', 'of each stack (default: 1000)', numberOf('connections'))
+  .option('--limit <sockets>', 'of each stack (default: 1000)', numberOf('sockets'))
   .option('--json', 'for programs')
   .action(
     async ({
@@ -312,15 +317,17 @@ program
       directory,
       limit = 1000,
       json,
-    }: {
+      ...selection
+    }: SocketSelection & {
       socket?: string;
       directory?: string;
       limit?: number;
       json?: boolean;
     }) => {
-      const { formatStacks, listStacks } = await import('./sockets-command.ts');
-      const stacks = await listStacks(directory ?? join(dirname(socketOf({ socket })), 'stacks'), limit);
-      print(json ? JSON.stringify(stacks, null, 2) : formatStacks(stacks));
+      const { formatStacks, kindsOf, listStacks } = await import('./sockets-command.ts');
+      const kinds = kindsOf(selection);
+      const stacks = await listStacks(directory ?? join(dirname(socketOf({ socket })), 'stacks'), limit, kinds);
+      print(json ? JSON.stringify(stacks, null, 2) : formatStacks(stacks, kinds));
     },
   );
 

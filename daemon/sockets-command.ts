@@ -1,7 +1,15 @@
-/** `ringswitch sockets`: the connections of all stacks on this machine, as `ss -ti` shows those of the kernel. */
+/** `ringswitch sockets`: the sockets of all stacks on this machine, as `ss -tui` shows those of the kernel. */
 import fs from 'node:fs';
 import path from 'node:path';
-import { askStack, type SocketRow, STACK_SOCKET_SUFFIX, type StackSockets } from '../sockets/stack-control.ts';
+import {
+  askStack,
+  type ConnectionRow,
+  type SocketEnd,
+  type SocketKind,
+  type SocketRow,
+  STACK_SOCKET_SUFFIX,
+  type StackSockets,
+} from '../sockets/stack-control.ts';
 import { printable } from './printable.ts';
 import { formatTable } from './show.ts';
 
@@ -11,10 +19,30 @@ const RATE_UNITS = ['', 'K', 'M', 'G', 'T'];
 const STATES: Record<string, string> = {
   ESTABLISHED: 'ESTAB',
   'SYN-RECEIVED': 'SYN-RECV',
+  UNCONNECTED: 'UNCONN',
 };
 
+/** Which sockets are asked for, by the options of ss(8). */
+export interface SocketSelection {
+  tcp?: boolean;
+  udp?: boolean;
+  /** Only those that wait for somebody; without, only those that have somebody. */
+  listening?: boolean;
+  /** Both. */
+  all?: boolean;
+}
+
+/** As ss(8) does it: both protocols unless one is named, and what is connected unless told otherwise. */
+export function kindsOf({ tcp = false, udp = false, listening = false, all = false }: SocketSelection): SocketKind[] {
+  const protocols = tcp === udp ? (['udp', 'tcp'] as const) : tcp ? (['tcp'] as const) : (['udp'] as const);
+  return protocols.flatMap((protocol): SocketKind[] => [
+    ...(listening || all ? [`${protocol}-listening` as const] : []),
+    ...(!listening || all ? [protocol] : []),
+  ]);
+}
+
 /** Asks all stacks of the directory, by name. Sockets of dead ones are removed. */
-export async function listStacks(directory: string, limit: number): Promise<StackSockets[]> {
+export async function listStacks(directory: string, limit: number, kinds?: SocketKind[]): Promise<StackSockets[]> {
   let names: string[];
   try {
     names = fs.readdirSync(directory).filter((name) => name.endsWith(STACK_SOCKET_SUFFIX));
@@ -27,7 +55,7 @@ export async function listStacks(directory: string, limit: number): Promise<Stac
   const answers = await Promise.all(
     names.sort().map(async (name) => {
       const socket = path.join(directory, name);
-      const answer = await askStack(socket, limit);
+      const answer = await askStack(socket, limit, kinds);
       if (answer === 'dead') fs.rmSync(socket, { force: true });
       return answer;
     }),
@@ -35,35 +63,53 @@ export async function listStacks(directory: string, limit: number): Promise<Stac
   return answers.filter((answer) => answer !== 'dead');
 }
 
-export function formatStacks(stacks: StackSockets[]): string {
+/** @param kinds that were asked for: of one protocol, it is not named */
+export function formatStacks(stacks: StackSockets[], kinds = kindsOf({})): string {
   if (stacks.length === 0) return 'no stacks';
-  return stacks.map(formatStack).join('\n\n');
+  const isMixed = new Set(kinds.map(netid)).size > 1;
+  return stacks.map((stack) => formatStack(stack, isMixed)).join('\n\n');
 }
 
-function formatStack({ name, pid, total, sockets }: StackSockets): string {
-  const title = printable(`${name}, process ${pid}: ${total} ${total === 1 ? 'connection' : 'connections'}`);
+function formatStack({ name, pid, total, sockets }: StackSockets, isMixed: boolean): string {
+  const title = printable(`${name}, process ${pid}: ${total} ${total === 1 ? 'socket' : 'sockets'}`);
   if (sockets.length === 0) return title;
   const [header, ...rows] = formatTable(
-    ['State', 'Recv-Q', 'Send-Q', 'Local Address:Port', 'Peer Address:Port'],
+    [...(isMixed ? ['Netid'] : []), 'State', 'Recv-Q', 'Send-Q', 'Local Address:Port', 'Peer Address:Port'],
     sockets.map((row) => [
+      ...(isMixed ? [netid(row.kind)] : []),
       STATES[row.state] ?? row.state,
       row.receiveQueue,
       row.sendQueue,
       endpoint(row.local),
-      endpoint(row.remote),
+      peer(row),
     ]),
   ).split('\n') as [string, ...string[]];
-  const lines = rows.flatMap((row, i) => [row, `\t ${details(sockets[i]!)}`]);
+  const lines = rows.flatMap((row, i) => {
+    const socket = sockets[i]!;
+    return socket.kind === 'tcp' ? [row, `\t ${details(socket)}`] : [row];
+  });
   const more = total > sockets.length ? [`… and ${total - sockets.length} more (--limit)`] : [];
   return [title, header, ...lines, ...more].join('\n');
 }
 
-function endpoint({ address, port }: { address: string; port: number }): string {
+const netid = (kind: SocketKind): 'tcp' | 'udp' => (kind.startsWith('tcp') ? 'tcp' : 'udp');
+
+function endpoint({ address, port }: { address: string; port: number | '*' }): string {
   return address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`;
 }
 
+/** Nobody in particular is any address of the socket's own family. */
+function peer({ local, remote }: SocketRow): string {
+  return endpoint(remote ?? { address: anyLike(local), port: '*' });
+}
+
+function anyLike({ address }: SocketEnd): string {
+  if (address === '*') return '*';
+  return address.includes(':') ? '::' : '0.0.0.0';
+}
+
 /** The line of `ss -i`, in its words and order; cwnd and ssthresh in segments, times in ms. */
-function details(row: SocketRow): string {
+function details(row: ConnectionRow): string {
   const segments = (bytes: number): number => Math.round(bytes / row.mss);
   const words = [...row.options, row.congestion];
   const add = (name: string, value: number | string, isShown = true): void => {

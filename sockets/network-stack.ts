@@ -123,9 +123,10 @@ export class NetworkStack implements SocketStack, DatagramStack, AsyncDisposable
     this.name = name;
     this.device = device;
     this.lookup = lookup;
-    this.stack = new Stack({ device, random, vlan });
-    this.#tcp = new Tcp(this.stack, random, { ...tcp, clock: () => this.loop.now });
-    this.#udp = new Udp(this.stack, random);
+    const { sum } = device;
+    this.stack = new Stack({ device, random, vlan, sum });
+    this.#tcp = new Tcp(this.stack, random, { ...tcp, sum, clock: () => this.loop.now });
+    this.#udp = new Udp(this.stack, random, { sum });
     this.stack.addTransport(IPPROTO_TCP, this.#tcp);
     this.stack.addTransport(IPPROTO_UDP, this.#udp);
     this.loop = new StackLoop(this.stack, device, { spinMicroseconds });
@@ -205,7 +206,7 @@ export class NetworkStack implements SocketStack, DatagramStack, AsyncDisposable
   async #tell(directory: string | false | undefined): Promise<void> {
     if (directory === false) return;
     try {
-      this.#control = await StackControl.start({ name: this.name, tcp: this.#tcp, directory });
+      this.#control = await StackControl.start({ name: this.name, tcp: this.#tcp, udp: this.#udp, directory });
     } catch (error) {
       // Whoever may not write there by default runs all the same, unseen.
       if (directory !== undefined || error instanceof RangeError) throw error;

@@ -10,6 +10,8 @@
  * Nobody keeps an offset beyond release() or send(). Hot: allocates nothing.
  */
 
+import type { sum } from '../packet/checksum.ts';
+
 /** What the device takes from us, and what it may give us; bits of {@link FrameDevice.offloads}. */
 export const TRANSMIT_CHECKSUM = 1;
 export const TRANSMIT_TSO4 = 2;
@@ -33,6 +35,8 @@ export interface FrameDevice {
   /** Bytes of an IP packet at the most (the Ethernet header not counted), when it is not a super-frame. */
   readonly mtu: number;
   readonly offloads: number;
+  /** Sums as `packet/checksum.ts` does, {@link rx} and {@link tx} faster: where a device leaves sums to us. */
+  readonly sum?: typeof sum;
   /** The memory that received frames lie in; below 2 GiB. */
   readonly rx: Uint8Array;
   /** The memory that frames to send are written to. */

@@ -15,6 +15,7 @@ import {
   TUNSETVNETHDRSZ,
 } from '../../linux/if-tun.ts';
 import { ioctl, ioctlValue } from '../../linux/ioctl.ts';
+import { deviceArena } from './device-arena.ts';
 import { randomMacAddress } from './device-options.ts';
 import { TAP_HEADER_BYTES, TapDevice } from './tap-device.ts';
 
@@ -51,6 +52,7 @@ export function openTapDevice({ name, address, mtu, offloads = true, path = KERN
       mtu,
       offloads: offloads ? OFFLOADS : 0,
       transmitOffloads: offloads,
+      arena: offloads ? undefined : deviceArena(),
     });
   } catch (error) {
     close(fd);

@@ -30,6 +30,7 @@ import {
   TRANSMIT_TSO4,
   TRANSMIT_TSO6,
 } from '../frame-device.ts';
+import { deviceArena } from './device-arena.ts';
 import { randomMacAddress } from './device-options.ts';
 import { RingDevice } from './ring-device.ts';
 
@@ -63,7 +64,9 @@ export function openVhostNetDevice(options: VhostNetDeviceOptions): RingDevice {
     const vhost = openVhostNet(vhostNet);
     undo.push(() => close(vhost));
     const features = DRIVER_FEATURES & ~featureSet(VIRTIO_NET_F_MRG_RXBUF);
-    const device = new DriverDevice({ vhost, tun, features, rxNum: ringSize, txNum: ringSize });
+    // Sums of what comes are ours to check then.
+    const arena = receives ? undefined : deviceArena();
+    const device = new DriverDevice({ vhost, tun, features, rxNum: ringSize, txNum: ringSize, space: arena });
     undo.push(() => device.close());
     const made = new RingDevice({
       name,
@@ -85,6 +88,7 @@ export function openVhostNetDevice(options: VhostNetDeviceOptions): RingDevice {
       address: address ?? randomMacAddress(),
       mtu,
       offloads: receives ? TRANSMIT | RECEIVE : TRANSMIT,
+      arena,
     });
     device.start();
     made.disableNotification();

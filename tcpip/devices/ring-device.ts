@@ -11,7 +11,9 @@
  * While the other side is away frames to send are dropped, as on a cable that is not plugged in. Hot: allocates nothing.
  */
 import { drainEventfd } from '../../linux/eventfd.ts';
+import type { Arena } from '../../memory/arena.ts';
 import { MIN_FRAME_BYTES } from '../../memory/frame-batch.ts';
+import type { sum } from '../../packet/checksum.ts';
 import type { DriverError } from '../../vhost/driver-error.ts';
 import type { DriverFrames } from '../../vhost/driver-frames.ts';
 import type { DriverMemory } from '../../vhost/driver-memory.ts';
@@ -40,6 +42,7 @@ import {
   TRANSMIT_TSO4,
   TRANSMIT_TSO6,
 } from '../frame-device.ts';
+import { sumIn } from './device-arena.ts';
 import { checkMacAddress, checkMtu, DEFAULT_MTU } from './device-options.ts';
 import type { WaitableDevice } from './waitable-device.ts';
 
@@ -91,6 +94,8 @@ export interface RingDeviceOptions {
   mtu?: number;
   /** Where features do not tell, as behind a vhost-net, whose tun file has them: bits of {@link FrameDevice.offloads}. */
   offloads?: number;
+  /** What the rings' memory lies in, for {@link RingDevice.sum}. */
+  arena?: Arena;
 }
 
 export class RingDevice implements WaitableDevice {
@@ -100,6 +105,7 @@ export class RingDevice implements WaitableDevice {
   readonly offloads: number;
   readonly rx: Uint8Array;
   readonly tx: Uint8Array;
+  readonly sum: typeof sum | undefined;
   readonly rxOffset = new Uint32Array(RECEIVE_BATCH);
   readonly rxLength = new Uint32Array(RECEIVE_BATCH);
   readonly rxFlags = new Uint8Array(RECEIVE_BATCH);
@@ -131,7 +137,7 @@ export class RingDevice implements WaitableDevice {
   #broken = false;
   #open = true;
 
-  constructor({ name, rings, address, mtu = DEFAULT_MTU, offloads }: RingDeviceOptions) {
+  constructor({ name, rings, address, mtu = DEFAULT_MTU, offloads, arena }: RingDeviceOptions) {
     this.name = name;
     this.address = checkMacAddress(address, name);
     this.mtu = checkMtu(mtu, name);
@@ -152,6 +158,7 @@ export class RingDevice implements WaitableDevice {
     const txBytes = memory.view(tx.slotAddress(0), tx.slotsBytes);
     this.rx = new Uint8Array(rxBytes);
     this.tx = new Uint8Array(txBytes);
+    this.sum = arena && sumIn(arena, this.rx, rx.slotAddress(0), this.tx, tx.slotAddress(0));
     this.#rxWords = new Uint16Array(rxBytes);
     this.#txWords = new Uint16Array(txBytes);
     this.#longest = tx.slotBytes - HEADER_BYTES;

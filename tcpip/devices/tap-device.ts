@@ -9,8 +9,10 @@
 import { EBADFD } from '../../linux/errno.ts';
 import { close, readAddress, writeAddress } from '../../linux/file.ts';
 import { TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6 } from '../../linux/if-tun.ts';
-import { addressOf } from '../../linux/libc.ts';
+import { type Address, addressOf } from '../../linux/libc.ts';
+import type { Arena } from '../../memory/arena.ts';
 import { MAX_FRAME_BYTES, MIN_FRAME_BYTES } from '../../memory/frame-batch.ts';
+import type { sum } from '../../packet/checksum.ts';
 import { VIRTIO_NET_HDR_MRG_RXBUF_BYTES } from '../../vhost/virtio.ts';
 import {
   RECEIVE_BATCH,
@@ -21,6 +23,7 @@ import {
   TRANSMIT_TSO4,
   TRANSMIT_TSO6,
 } from '../frame-device.ts';
+import { DeviceMemory, sumIn } from './device-arena.ts';
 import { checkMacAddress, checkMtu, DEFAULT_MTU } from './device-options.ts';
 import type { WaitableDevice } from './waitable-device.ts';
 
@@ -43,6 +46,8 @@ export interface TapDeviceOptions {
   offloads?: number;
   /** Whether the kernel shall do checksums and segmentation for us, which it always can. Default true. */
   transmitOffloads?: boolean;
+  /** Where its frames shall lie, for {@link TapDevice.sum}. */
+  arena?: Arena;
 }
 
 export class TapDevice implements WaitableDevice {
@@ -50,8 +55,9 @@ export class TapDevice implements WaitableDevice {
   readonly address: Uint8Array;
   readonly mtu: number;
   readonly offloads: number;
-  readonly rx = new Uint8Array(RECEIVE_BATCH * SLOT_BYTES);
-  readonly tx = new Uint8Array(SLOT_BYTES);
+  readonly rx: Uint8Array;
+  readonly tx: Uint8Array;
+  readonly sum: typeof sum | undefined;
   readonly rxOffset = new Uint32Array(RECEIVE_BATCH);
   readonly rxLength = new Uint32Array(RECEIVE_BATCH);
   readonly rxFlags = new Uint8Array(RECEIVE_BATCH);
@@ -67,11 +73,13 @@ export class TapDevice implements WaitableDevice {
   gone = false;
   readonly #fd: number;
   readonly #fds: readonly number[];
-  readonly #rxAddress = addressOf(this.rx);
-  readonly #txAddress = addressOf(this.tx);
+  readonly #rxAddress: Address;
+  readonly #txAddress: Address;
+  readonly #memory: DeviceMemory | null;
   #open = true;
 
-  constructor({ name, fd, address, mtu = DEFAULT_MTU, offloads = 0, transmitOffloads = true }: TapDeviceOptions) {
+  constructor(options: TapDeviceOptions) {
+    const { name, fd, address, mtu = DEFAULT_MTU, offloads = 0, transmitOffloads = true, arena } = options;
     this.name = name;
     this.#fd = fd;
     this.#fds = [fd];
@@ -82,6 +90,14 @@ export class TapDevice implements WaitableDevice {
       ((offloads & TUN_F_CSUM) !== 0 ? RECEIVE_CHECKSUM : 0) |
       ((offloads & TUN_F_TSO4) !== 0 ? RECEIVE_TSO4 : 0) |
       ((offloads & TUN_F_TSO6) !== 0 ? RECEIVE_TSO6 : 0);
+    const rxBytes = RECEIVE_BATCH * SLOT_BYTES;
+    this.#memory = arena === undefined ? null : new DeviceMemory(arena, rxBytes + SLOT_BYTES);
+    const bytes = this.#memory?.bytes ?? new Uint8Array(rxBytes + SLOT_BYTES);
+    this.rx = bytes.subarray(0, rxBytes);
+    this.tx = bytes.subarray(rxBytes);
+    this.#rxAddress = this.#memory?.address ?? addressOf(bytes);
+    this.#txAddress = this.#rxAddress + rxBytes;
+    this.sum = arena && sumIn(arena, this.rx, this.#rxAddress, this.tx, this.#txAddress);
   }
 
   receive(): number {
@@ -166,6 +182,7 @@ export class TapDevice implements WaitableDevice {
     if (!this.#open) return;
     this.#open = false;
     close(this.#fd);
+    this.#memory?.close();
   }
 }
 

@@ -12,8 +12,8 @@
  * are right; a short one, or PSH, is the last. So nothing is lost by it: a train can be cut into the very same segments
  * again. Flows have a train each, as long as no two fall into one place; the order within a flow is kept.
  *
- * What stays where it is must do so until {@link SegmentMerger.flush}, before the batch is released. Hot: one view for the
- * copy of a segment is all that it allocates.
+ * What stays where it is must do so until {@link SegmentMerger.flush}, before the batch is released. Hot: the views
+ * for the copies of a segment's bytes are all that it allocates.
  */
 import { fold, pseudoHeaderSumIpv4, pseudoHeaderSumIpv6 } from '../../packet/checksum.ts';
 import {
@@ -57,8 +57,6 @@ class Train {
 }
 
 export class SegmentMerger {
-  /** Segments that went on as part of another one. */
-  merged = 0;
   readonly #sum: Sum;
   readonly #deliver: (packet: Packet, senderHigh: number, senderLow: number) => void;
   readonly #trains = Array.from({ length: TRAINS }, () => new Train());
@@ -84,7 +82,6 @@ export class SegmentMerger {
     if (train.segments > 0) {
       if (mayBe && this.#goesOn(train, packet, header, length) && this.#isIntact(packet)) {
         append(train, bytes, at + header, end, flags);
-        this.merged++;
         const isLast = length < train.mss || (flags & TCP_PSH) !== 0;
         if (isLast || train.packet.end - train.packet.ipAt + train.mss > MAX_IP_BYTES) this.#send(train);
         return true;

@@ -86,8 +86,11 @@ export interface ListenOptions extends ConnectionOptions {
 export interface Listener {
   readonly address: Uint8Array | null;
   readonly port: number;
-  /** Half-open connections of it that wait now. */
+  /** Without an address: whether only IPv6 is taken. */
+  readonly ipv6Only: boolean;
+  /** Half-open connections of it that wait now, and how many may. */
   readonly waiting: number;
+  readonly backlog: number;
   /** Takes no new connections; accepted ones stay. */
   close(): void;
 }
@@ -166,4 +169,6 @@ export interface TcpUser {
   remoteEndpoint(connection: Connection): Endpoint;
   /** All connections (not TIME_WAIT), for listings. */
   forEach(visit: (connection: Connection) => void): void;
+  /** All listeners, for listings. */
+  forEachListener(visit: (listener: Listener) => void): void;
 }

@@ -224,6 +224,8 @@ export class TcpCore {
     this.#saved.minRtt = connections.minRtt[c]!;
     this.#saved.cwnd = connections.cwnd[c]!;
     this.#saved.ssthresh = connections.ssthresh[c]!;
+    // While it was idle the path may have become narrower.
+    connections.mss[c] = Math.min(connections.mss[c]!, this.pathMss(connections.remote[c]!));
     this.#senderOptions.congestion = settings.congestion;
     this.#senderOptions.pacing = settings.pacing;
     this.#senderOptions.mss = this.payloadMss(c);

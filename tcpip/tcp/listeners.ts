@@ -66,6 +66,7 @@ class PortListener implements Listener {
   /** The settings' number. */
   readonly settingsNumber: number;
   readonly backlog: number;
+  readonly ipv6Only: boolean;
   readonly families: readonly Family[];
   waiting = 0;
   /** When a cookie was sent last. */
@@ -87,6 +88,7 @@ class PortListener implements Listener {
     this.settings = settings;
     this.settingsNumber = settingsNumber;
     this.backlog = options.backlog ?? DEFAULT_BACKLOG;
+    this.ipv6Only = options.ipv6Only === true;
     this.families = familiesOf(options);
     this.#close = close;
   }
@@ -151,6 +153,10 @@ export class Listeners {
     if (others === undefined) this.#byPort.set(port, [listener]);
     else others.push(listener);
     return listener;
+  }
+
+  forEach(visit: (listener: Listener) => void): void {
+    for (const listeners of this.#byPort.values()) for (const listener of listeners) visit(listener);
   }
 
   #freePort(options: ListenOptions): number {

@@ -239,6 +239,19 @@ export class Tcp implements TcpUser, Transport, Ticking {
     return false;
   }
 
+  /** One connection heard of it: all others that are sending there need not lose anything first. Idle ones learn it as they begin. */
+  pathMtuChanged(destination: number, now: Time): void {
+    const core = this.#core;
+    const { connections, network, transfers } = core;
+    core.now = now;
+    core.depth++;
+    const mtu = network.destinations.pathMtu(destination);
+    transfers.forEach(({ connection }) => {
+      if (connections.remote[connection] === destination) this.#pathMtu.tooBig(connection, mtu);
+    });
+    core.depth--;
+  }
+
   // ---- time
 
   get deadline(): Time {
@@ -539,6 +552,10 @@ export class Tcp implements TcpUser, Transport, Ticking {
 
   forEach(visit: (connection: Connection) => void): void {
     this.#core.connections.forEach(visit);
+  }
+
+  forEachListener(visit: (listener: Listener) => void): void {
+    this.#listeners.forEach(visit);
   }
 
   info(c: Connection): TcpInfo {

@@ -117,6 +117,10 @@ export class Transfers {
     return this.#rows[number]!;
   }
 
+  forEach(visit: (transfer: Transfer) => void): void {
+    for (const transfer of this.#rows) if (transfer !== null) visit(transfer);
+  }
+
   /** A Transfer for a connection; its buffers and sender are the caller's to set up. Gives its number. */
   acquire(connection: number, now: Time): number {
     const transfer = this.#pool.pop() ?? new Transfer();

@@ -72,6 +72,12 @@ export interface UdpSocket {
   /** The address it is bound to, or null. */
   readonly address: Uint8Array | null;
   readonly port: number;
+  /** Where it sends from: {@link address}, or what was chosen when it was connected; null: not known before. */
+  readonly localAddress: Uint8Array | null;
+  /** Without an address: whether only IPv6 is taken. */
+  readonly ipv6Only: boolean;
+  /** Bytes that wait while it is paused, with what keeping them costs. */
+  readonly receiveQueue: number;
   /** The other end, of a connected one. */
   readonly remoteAddress: Uint8Array | null;
   readonly remotePort: number;

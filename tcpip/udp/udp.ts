@@ -419,6 +419,7 @@ const NO_SOCKETS: Socket[] = [];
 class Socket implements UdpSocket {
   readonly family: Family;
   readonly address: Uint8Array | null;
+  readonly ipv6Only: boolean;
   port = 0;
   broadcast: boolean;
   hopLimit: number;
@@ -437,7 +438,6 @@ class Socket implements UdpSocket {
   isPaused = false;
   isClosed = false;
   readonly #udp: Udp;
-  readonly #ipv6Only: boolean;
   readonly #reuseAddress: boolean;
   readonly #receiveBuffer: number;
   #waiting: Waiting[] = [];
@@ -448,7 +448,7 @@ class Socket implements UdpSocket {
     this.family = options.family;
     this.address = address === null ? null : Uint8Array.from(address);
     if (address !== null) this.local = udp.network.locals.find(this.family, address, 0);
-    this.#ipv6Only = ipv6Only;
+    this.ipv6Only = ipv6Only;
     this.#reuseAddress = reuseAddress;
     this.handler = options.handler;
     this.broadcast = options.broadcast ?? false;
@@ -460,9 +460,17 @@ class Socket implements UdpSocket {
     this.#receiveBuffer = options.receiveBuffer ?? DEFAULT_RECEIVE_BUFFER;
   }
 
+  get localAddress(): Uint8Array | null {
+    return this.local === NOT_LOCAL ? this.address : this.#udp.network.locals.address(this.local);
+  }
+
+  get receiveQueue(): number {
+    return this.#waitingBytes;
+  }
+
   /** Whether packets of a family can be for it. */
   takes(family: Family): boolean {
-    return family === this.family || (this.family === 6 && this.address === null && !this.#ipv6Only);
+    return family === this.family || (this.family === 6 && this.address === null && !this.ipv6Only);
   }
 
   /** Whether it and another one cannot have the same port. */

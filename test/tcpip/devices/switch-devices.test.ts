@@ -4,6 +4,8 @@ import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { DaemonProcess } from '../../../lab/daemon.ts';
 import { run } from '../../../lab/program.ts';
+import { MAX_FRAME_BYTES } from '../../../memory/frame-batch.ts';
+import { fold, sum } from '../../../packet/checksum.ts';
 import { openVhostNetDevice } from '../../../tcpip/devices/open-vhost-net.ts';
 import { openVhostUserDevice } from '../../../tcpip/devices/open-vhost-user.ts';
 import type { RingDevice } from '../../../tcpip/devices/ring-device.ts';
@@ -72,6 +74,17 @@ describe('frame devices on a daemon', function () {
   it('have what was negotiated: all over vhost-user, and on clones what needs no TUNSETOFFLOAD', () => {
     assert.equal(user.offloads, ALL_OFFLOADS);
     assert.equal(clone.offloads, TRANSMIT_CHECKSUM | TRANSMIT_TSO4 | TRANSMIT_TSO6);
+  });
+
+  it('sum what they get by themselves, where nobody else does', async () => {
+    assert.equal(user.sum, undefined);
+    const { payload } = sendBig(user, clone);
+    await receive(clone, payload.length);
+    for (const bytes of [clone.rx, clone.tx]) {
+      for (const end of [5000, MAX_FRAME_BYTES]) {
+        assert.equal(fold(clone.sum!(bytes, 13, end, 99)), fold(sum(bytes, 13, end, 99)));
+      }
+    }
   });
 
   it('pass super-frames on whole where they may be, and cut with sums where not', async () => {
