@@ -20,6 +20,8 @@ const RETRY_TIME = 600 * MICROSECONDS_PER_SECOND;
 
 export class PathMtu {
   readonly #core: TcpCore;
+  /** The path to a destination has shown itself to be narrower: its other connections should not have to find out. */
+  onNarrow: (destination: number) => void = () => {};
 
   constructor(core: TcpCore) {
     this.#core = core;
@@ -54,6 +56,17 @@ export class PathMtu {
     // The first one may have been an outage: then the full size is tried again as soon as something gets through.
     transfer.retryFullAt = transfer.blackHoles === 1 ? this.#core.now : this.#core.now + RETRY_TIME;
     this.#shrink(c, mss[c]! > BASE_MSS ? BASE_MSS : Math.max(LEAST_MSS, mss[c]! >>> 1));
+    if (transfer.blackHoles > 1) this.#remember(c);
+  }
+
+  /** No outage, then: whoever goes there too begins with what is left of the path, for a while (RFC 4821 §5.2). */
+  #remember(c: number): void {
+    const { connections, network, now } = this.#core;
+    const remote = connections.remote[c]!;
+    const mtu = connections.mss[c]! + this.#core.headerBytes(remote);
+    if (mtu >= network.destinations.pathMtu(remote)) return;
+    network.destinations.setPathMtu(remote, mtu, now);
+    this.onNarrow(remote);
   }
 
   /** Something got through in small segments: perhaps large ones do, too (RFC 4821 §7.4, with the full size as the probe). */

@@ -118,6 +118,7 @@ export class Tcp implements TcpUser, Transport, Ticking {
     this.#handshake.onData = (c, packet) => this.#arrival.takeData(c, packet);
     this.#listeners.onCookie = (c, packet) => this.#arrival.synchronized(c, packet);
     this.#arrival.onNarrowPath = (c, transfer) => this.#pathMtu.retryFull(c, transfer);
+    this.#pathMtu.onNarrow = (destination) => this.pathMtuChanged(destination, core.now);
     this.#timers.onBlackHole = (c, transfer) => this.#pathMtu.blackHole(c, transfer);
   }
 

@@ -79,6 +79,28 @@ describe('TCP, a narrow path (RFC 1191, 5927)', () => {
   });
 });
 
+describe('TCP, a black hole that stays', () => {
+  it('is remembered for the host, once it was no outage (RFC 4821 §5.2)', () => {
+    const script = playTcp(`
+      ${ACCEPTED}
+      write 1400
+      > P. 1:1401(1400) ack 1
+      +200ms > P. 1:1401(1400) ack 1
+      +400ms > P. 1:1401(1400) ack 1
+      +800ms > . 1:1025(1024) ack 1
+      +20ms < . 1:1(0) ack 1025 win 60000
+      > P. 1025:1401(376) ack 1
+      +20ms < . 1:1(0) ack 1401 win 60000
+    `);
+    const { destinations } = script.network;
+    const host = destinations.find(4, Uint8Array.of(10, 0, 0, 2), 0);
+    assert.equal(destinations.pathMtu(host), 1500);
+    script.quiet = true;
+    script.play('write 1400\n+5s quiet');
+    assert.equal(destinations.pathMtu(host), 1024 + 40);
+  });
+});
+
 describe('TCP, ICMP errors (RFC 5461)', () => {
   it('end a connection that is not made yet', () => {
     const script = new TcpScript().play('connect\n> S 0:0(0)');
