@@ -380,3 +380,33 @@ export function pingFrame(sequence: number): Uint8Array {
   const message = icmp(8, 0, [9, 9, ...u16(sequence)], bytesOf(8));
   return frame(ipv4(message, { source: PEER, destination: ADDRESS, protocol: 1 }), { to: MAC, from: MAC_OF_PEER });
 }
+
+const toVictim = (payload: Uint8Array, protocol: number): Uint8Array =>
+  frame(ipv4(payload, { source: PEER, destination: ADDRESS, protocol }), { to: MAC, from: MAC_OF_PEER });
+
+/** Where the peer is, said once more. */
+export function neighbourFrame(): Uint8Array {
+  return arpFrame({
+    operation: 2,
+    senderMac: MAC_OF_PEER,
+    sender: PEER,
+    targetMac: MAC,
+    target: ADDRESS,
+    to: MAC,
+  });
+}
+
+/** For the echo server on UDP. */
+export function datagramFrame(data: Uint8Array): Uint8Array {
+  const message = udp(data, { from: 4321, to: UDP_PORT, source: PEER, destination: ADDRESS });
+  return toVictim(message, IPPROTO_UDP);
+}
+
+/** A segment for the echo server on TCP, from a port that nobody used. */
+export function segmentFrame(seq: number, ack: number, flags: number, data: Uint8Array): Uint8Array {
+  const ports = [...u16(4321), ...u16(ECHO_PORT)];
+  const segment = [...ports, ...u32(seq), ...u32(ack), 0x50, flags, ...u16(60_000), 0, 0, 0, 0, ...data];
+  const pseudo = [...PEER, ...ADDRESS, 0, IPPROTO_TCP, ...u16(segment.length)];
+  segment.splice(16, 2, ...u16(checksum([...pseudo, ...segment])));
+  return toVictim(Uint8Array.from(segment), IPPROTO_TCP);
+}

@@ -3,14 +3,34 @@
  * tcpip/ sees them. $RINGSWITCH_FUZZ_SECONDS goes on for longer, $RINGSWITCH_FUZZ_SEED repeats a run.
  */
 import assert from 'node:assert/strict';
-import { IPPROTO_TCP, IPV6_HEADER_LENGTH } from '../../packet/header-fields.ts';
+import {
+  IPPROTO_TCP,
+  IPV6_HEADER_LENGTH,
+  TCP_ACK,
+  TCP_FLAGS,
+  TCP_MIN_HEADER_LENGTH,
+  TCP_SEQUENCE,
+  TCP_SYN,
+  UDP_HEADER_LENGTH,
+} from '../../packet/header-fields.ts';
 import { parseDhcpReply } from '../../tcpip/dhcp/dhcp-message.ts';
 import { HeaderChain, quotedTransport } from '../../tcpip/ipv6/header-chain.ts';
 import { NdOptions } from '../../tcpip/ipv6/nd-options.ts';
 import { Segment } from '../../tcpip/tcp/segment.ts';
 import { reply } from '../helpers/dhcp-messages.ts';
-import { type Corpus, type Mutation, mutate, pingFrame, record, Victim } from '../helpers/fuzzed-stack.ts';
+import {
+  type Corpus,
+  datagramFrame,
+  type Mutation,
+  mutate,
+  neighbourFrame,
+  pingFrame,
+  record,
+  segmentFrame,
+  Victim,
+} from '../helpers/fuzzed-stack.ts';
 import { guardedBytes } from '../helpers/guarded-bytes.ts';
+import { bytesOf } from '../helpers/tcpip-packets.ts';
 import { seconds, seeded } from '../helpers/tcpip-wire.ts';
 
 const SECONDS = Number(process.env.RINGSWITCH_FUZZ_SECONDS ?? 6);
@@ -18,8 +38,9 @@ const FIRST_SEED = Number(process.env.RINGSWITCH_FUZZ_SEED ?? 1);
 /** Spoiled frames between two of the dialogue's. */
 const MOST_BETWEEN = 12;
 const MIB = 2 ** 20;
+const NO_DATA = new Uint8Array(0);
 const IP_AT = 14;
-const ICMP_AT = 34;
+const TRANSPORT_AT = 34;
 const ICMPV6_AT = 54;
 const IPPROTO_ICMPV6 = 58;
 /** Bytes before the options, by type: RS, RA, NS, NA, redirect (RFC 4861 §4). */
@@ -40,7 +61,7 @@ const isIpv6 = (frame: Uint8Array, next?: number): boolean =>
 function transportOf(protocol: number): (frame: Uint8Array) => number {
   return (frame) => {
     if (isIpv6(frame, protocol)) return ICMPV6_AT;
-    return frame[12] === 8 && frame[13] === 0 && frame[23] === protocol ? ICMP_AT : -1;
+    return frame[12] === 8 && frame[13] === 0 && frame[23] === protocol ? TRANSPORT_AT : -1;
   };
 }
 
@@ -204,8 +225,34 @@ function play({ heard, all, end }: Corpus, seed: number, mutations: Mutation[]):
   one.sent.length = 0;
   one.give(one.now, [{ bytes: pingFrame(seed & 0xffff), meta: {} }]);
   one.run(one.now + seconds(3));
-  const identity = hex(pingFrame(seed & 0xffff).slice(ICMP_AT + 4));
-  const isAnswer = (frame: Uint8Array): boolean => frame[ICMP_AT] === 0 && hex(frame.slice(ICMP_AT + 4)) === identity;
+  const identity = hex(pingFrame(seed & 0xffff).slice(TRANSPORT_AT + 4));
+  const isAnswer = (frame: Uint8Array): boolean =>
+    frame[TRANSPORT_AT] === 0 && hex(frame.slice(TRANSPORT_AT + 4)) === identity;
   assert.ok(one.sent.some(isAnswer), 'no answer to a ping');
+  echoes(one, seed);
   return mutations.length;
+}
+
+/** The echo servers on UDP and TCP serve on, whatever they have heard. */
+function echoes(victim: Victim, seed: number): void {
+  const data = bytesOf(40, seed);
+  const dataBehind = (at: number): boolean => victim.sent.some((frame) => hex(frame.slice(at)) === hex(data));
+  const say = (bytes: Uint8Array): void => {
+    victim.sent.length = 0;
+    victim.give(victim.now, [
+      { bytes, meta: {} },
+      { bytes: neighbourFrame(), meta: {} },
+    ]);
+    victim.run(victim.now + seconds(1));
+  };
+  say(datagramFrame(data));
+  assert.ok(dataBehind(TRANSPORT_AT + UDP_HEADER_LENGTH), 'no echo by UDP');
+  say(segmentFrame(1000, 0, TCP_SYN, NO_DATA));
+  const isSynAck = (frame: Uint8Array): boolean =>
+    transportOf(IPPROTO_TCP)(frame) === TRANSPORT_AT && frame[TRANSPORT_AT + TCP_FLAGS] === (TCP_SYN | TCP_ACK);
+  const answer = victim.sent.find(isSynAck);
+  assert.ok(answer !== undefined, 'no SYN-ACK');
+  const isn = Buffer.from(answer).readUInt32BE(TRANSPORT_AT + TCP_SEQUENCE);
+  say(segmentFrame(1001, (isn + 1) >>> 0, TCP_ACK, data));
+  assert.ok(dataBehind(TRANSPORT_AT + TCP_MIN_HEADER_LENGTH), 'no echo by TCP');
 }
