@@ -17,6 +17,7 @@ import type { WaitableDevice } from '../tcpip/devices/waitable-device.ts';
 import { type AttachedDhcp, attachDhcp } from '../tcpip/dhcp/attach-dhcp.ts';
 import type { DhcpOptions } from '../tcpip/dhcp/dhcp-client.ts';
 import type { Lease } from '../tcpip/dhcp/lease.ts';
+import { IPPROTO_IGMP } from '../tcpip/ip/ipv4-header.ts';
 import { Ipv6, type Ipv6Options } from '../tcpip/ipv6/ipv6.ts';
 import { Igmp } from '../tcpip/multicast/igmp.ts';
 import type { Random, Time } from '../tcpip/network.ts';
@@ -40,7 +41,6 @@ const RANDOM_WORDS = 1024;
 const DEFAULT_LINGER_MS = 1000;
 const LINGER_LOOK_MS = 2;
 /** IANA's number. */
-const IPPROTO_IGMP = 2;
 const DEFAULT_PREFIX: Record<4 | 6, string> = { 4: '0.0.0.0/0', 6: '::/0' };
 
 export interface RouteText {

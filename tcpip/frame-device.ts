@@ -10,7 +10,7 @@
  * Nobody keeps an offset beyond release() or send(). Hot: allocates nothing.
  */
 
-import type { sum } from '../packet/checksum.ts';
+import type { Sum } from '../packet/checksum.ts';
 
 /** What the device takes from us, and what it may give us; bits of {@link FrameDevice.offloads}. */
 export const TRANSMIT_CHECKSUM = 1;
@@ -36,7 +36,7 @@ export interface FrameDevice {
   readonly mtu: number;
   readonly offloads: number;
   /** Sums as `packet/checksum.ts` does, {@link rx} and {@link tx} faster: where a device leaves sums to us. */
-  readonly sum?: typeof sum;
+  readonly sum?: Sum;
   /** The memory that received frames lie in; below 2 GiB. */
   readonly rx: Uint8Array;
   /** The memory that frames to send are written to. */

@@ -4,7 +4,11 @@
  * Offsets are into `bytes`. Nothing here may be kept beyond the call that got it.
  */
 
+import { fold, pseudoHeaderSumIpv4, pseudoHeaderSumIpv6, type Sum } from '../packet/checksum.ts';
+
 export type Family = 4 | 6;
+
+const WHOLE_SUM = 0xffff;
 
 /** What a local address index of a packet says that was sent to no address of ours. */
 export const NOT_LOCAL = -1;
@@ -32,6 +36,18 @@ export interface Packet {
   verified: boolean;
   /** Payload bytes of the segments that a super-frame stands for; 0 for a packet that is one segment. */
   gsoSize: number;
+}
+
+/**
+ * Whether the checksum over pseudo header and `bytes[at, end)`, which ends where the transport says, is right (RFC 1071; RFC
+ * 9293 §3.1, RFC 768, RFC 8200 §8.1).
+ */
+export function isIntact({ bytes, at, family, source, protocol }: Packet, end: number, sum: Sum): boolean {
+  const pseudo =
+    family === 4
+      ? pseudoHeaderSumIpv4(bytes, source, protocol, end - at)
+      : pseudoHeaderSumIpv6(bytes, source, protocol, end - at);
+  return fold(sum(bytes, at, end, pseudo)) === WHOLE_SUM;
 }
 
 /** Where the transport writes its packet, between {@link Network.begin} and {@link Network.send}. */

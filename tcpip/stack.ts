@@ -15,7 +15,7 @@
  * device's memory. Packets that cannot go there at once (they wait for a neighbour, are too big, or are for ourselves) are
  * written to a scratch buffer first.
  */
-import { finish, finishUdp, fold, sum as plainSum } from '../packet/checksum.ts';
+import { finish, finishUdp, fold, sum as plainSum, type Sum } from '../packet/checksum.ts';
 import {
   ETHERTYPE_IPV4,
   ETHERTYPE_IPV6,
@@ -79,9 +79,6 @@ import {
   UNREACHABLE,
 } from './network.ts';
 import { type Family, NOT_LOCAL, newPacket, type Outgoing, type Packet } from './packet.ts';
-
-/** Adds the words of `bytes[start, end)` to a partial sum; see `packet/checksum.ts`. */
-export type Sum = (bytes: Uint8Array, start: number, end: number, initial: number) => number;
 
 export interface StackOptions {
   device: FrameDevice;

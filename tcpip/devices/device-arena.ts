@@ -17,7 +17,7 @@ import {
   PROT_WRITE,
 } from '../../linux/mman.ts';
 import { Arena } from '../../memory/arena.ts';
-import { sum } from '../../packet/checksum.ts';
+import { type Sum, sum } from '../../packet/checksum.ts';
 
 let shared: Arena | undefined;
 
@@ -71,7 +71,7 @@ export function sumIn(
   rxAddress: Address,
   tx: Uint8Array,
   txAddress: Address,
-): typeof sum {
+): Sum {
   return (bytes, start, end, initial) => {
     const isOurs = (bytes === rx || bytes === tx) && start >= 0 && start < end && end <= bytes.length;
     if (!isOurs) return sum(bytes, start, end, initial);

@@ -13,7 +13,7 @@
 import { drainEventfd } from '../../linux/eventfd.ts';
 import type { Arena } from '../../memory/arena.ts';
 import { MIN_FRAME_BYTES } from '../../memory/frame-batch.ts';
-import type { sum } from '../../packet/checksum.ts';
+import type { Sum } from '../../packet/checksum.ts';
 import type { DriverError } from '../../vhost/driver-error.ts';
 import type { DriverFrames } from '../../vhost/driver-frames.ts';
 import type { DriverMemory } from '../../vhost/driver-memory.ts';
@@ -105,7 +105,7 @@ export class RingDevice implements WaitableDevice {
   readonly offloads: number;
   readonly rx: Uint8Array;
   readonly tx: Uint8Array;
-  readonly sum: typeof sum | undefined;
+  readonly sum: Sum | undefined;
   readonly rxOffset = new Uint32Array(RECEIVE_BATCH);
   readonly rxLength = new Uint32Array(RECEIVE_BATCH);
   readonly rxFlags = new Uint8Array(RECEIVE_BATCH);

@@ -12,7 +12,7 @@ import { TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6 } from '../../linux/if-tun.ts';
 import { type Address, addressOf } from '../../linux/libc.ts';
 import type { Arena } from '../../memory/arena.ts';
 import { MAX_FRAME_BYTES, MIN_FRAME_BYTES } from '../../memory/frame-batch.ts';
-import type { sum } from '../../packet/checksum.ts';
+import type { Sum } from '../../packet/checksum.ts';
 import { VIRTIO_NET_HDR_MRG_RXBUF_BYTES } from '../../vhost/virtio.ts';
 import {
   RECEIVE_BATCH,
@@ -57,7 +57,7 @@ export class TapDevice implements WaitableDevice {
   readonly offloads: number;
   readonly rx: Uint8Array;
   readonly tx: Uint8Array;
-  readonly sum: typeof sum | undefined;
+  readonly sum: Sum | undefined;
   readonly rxOffset = new Uint32Array(RECEIVE_BATCH);
   readonly rxLength = new Uint32Array(RECEIVE_BATCH);
   readonly rxFlags = new Uint8Array(RECEIVE_BATCH);

@@ -15,9 +15,8 @@
  * What stays where it is must do so until {@link SegmentMerger.flush}, before the batch is released. Hot: the views
  * for the copies of a segment's bytes are all that it allocates.
  */
-import { fold, pseudoHeaderSumIpv4, pseudoHeaderSumIpv6 } from '../../packet/checksum.ts';
+import type { Sum } from '../../packet/checksum.ts';
 import {
-  IPPROTO_TCP,
   IPV4_MIN_HEADER_LENGTH,
   IPV6_HEADER_LENGTH,
   TCP_ACK,
@@ -28,19 +27,16 @@ import {
   TCP_SEQUENCE,
 } from '../../packet/header-fields.ts';
 import { wordAt } from '../ip/address-table.ts';
-import { NOT_LOCAL, newPacket, type Packet } from '../packet.ts';
+import { isIntact, NOT_LOCAL, newPacket, type Packet } from '../packet.ts';
 
 /** Flows that have a train at one time. */
 const TRAINS = 8;
 const MAX_IP_BYTES = 65_535;
-const WHOLE_SUM = 0xffff;
 /** Where ports, acknowledgment number and window stand (RFC 9293 §3.1). */
 const TCP_ACKNOWLEDGMENT = 8;
 const TCP_WINDOW = 14;
 const SOURCE_PORT_LOW = 1;
 const DESTINATION_PORT_LOW = 3;
-
-type Sum = (bytes: Uint8Array, start: number, end: number, initial: number) => number;
 
 class Train {
   /** The first packet; or, from the second segment on, all of them in {@link buffer}. */
@@ -139,12 +135,7 @@ export class SegmentMerger {
   /** A right checksum is not looked at again; a wrong one is TCP's to count. */
   #isIntact(packet: Packet): boolean {
     if (packet.verified) return true;
-    const { bytes, at, end, source } = packet;
-    const pseudo =
-      packet.family === 4
-        ? pseudoHeaderSumIpv4(bytes, source, IPPROTO_TCP, end - at)
-        : pseudoHeaderSumIpv6(bytes, source, IPPROTO_TCP, end - at);
-    packet.verified = fold(this.#sum(bytes, at, end, pseudo)) === WHOLE_SUM;
+    packet.verified = isIntact(packet, packet.end, this.#sum);
     return packet.verified;
   }
 }

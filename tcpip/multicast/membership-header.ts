@@ -16,7 +16,7 @@ export const REPORT_BYTES = 8;
 export const REPORT_RECORDS = 6;
 
 // IGMP.
-export const IPPROTO_IGMP = 2;
+export { IPPROTO_IGMP } from '../ip/ipv4-header.ts';
 export const IGMP_QUERY = 0x11;
 export const IGMPV1_REPORT = 0x12;
 export const IGMPV2_REPORT = 0x16;

@@ -10,8 +10,7 @@
  *
  * One thread. Programs may call anything from within their callbacks.
  */
-import { fold, pseudoHeaderSumIpv4, pseudoHeaderSumIpv6, sum } from '../../packet/checksum.ts';
-import { IPPROTO_TCP } from '../../packet/header-fields.ts';
+import { type Sum, sum } from '../../packet/checksum.ts';
 import {
   ERROR_PACKET_TOO_BIG,
   ERROR_PROHIBITED,
@@ -27,7 +26,7 @@ import {
   type Time,
   type Transport,
 } from '../network.ts';
-import { NOT_LOCAL, type Packet } from '../packet.ts';
+import { isIntact, NOT_LOCAL, type Packet } from '../packet.ts';
 import {
   type Connection,
   type ConnectOptions,
@@ -77,10 +76,6 @@ import { Timers } from './timers.ts';
 const MAX_PORT = 65_535;
 /** Of a header that an ICMP error quotes, ports and number are there at least (RFC 792). */
 const QUOTED_BYTES = 8;
-const WHOLE_SUM = 0xffff;
-
-/** Adds the words of `bytes[start, end)` to a partial sum; see `packet/checksum.ts`. */
-export type Sum = (bytes: Uint8Array, start: number, end: number, initial: number) => number;
 
 export class Tcp implements TcpUser, Transport, Ticking {
   readonly #core: TcpCore;
@@ -164,7 +159,7 @@ export class Tcp implements TcpUser, Transport, Ticking {
       counters.inErrs++;
       return;
     }
-    if (!packet.verified && !this.#isIntact(packet)) {
+    if (!packet.verified && !isIntact(packet, packet.end, this.#sum)) {
       counters.inErrs++;
       counters.inCsumErrors++;
       return;
@@ -172,17 +167,6 @@ export class Tcp implements TcpUser, Transport, Ticking {
     core.depth++;
     this.#dispatch(packet);
     core.depth--;
-  }
-
-  #isIntact(packet: Packet): boolean {
-    const { bytes, at, end } = packet;
-    const length = end - at;
-    const addresses = packet.source;
-    const pseudo =
-      packet.family === 4
-        ? pseudoHeaderSumIpv4(bytes, addresses, IPPROTO_TCP, length)
-        : pseudoHeaderSumIpv6(bytes, addresses, IPPROTO_TCP, length);
-    return fold(this.#sum(bytes, at, end, pseudo)) === WHOLE_SUM;
   }
 
   #dispatch(packet: Packet): void {

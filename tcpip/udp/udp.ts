@@ -6,7 +6,7 @@
  *
  * input() and a connected socket's send() allocate nothing, but for copies of large datagrams' ranges.
  */
-import { finish, fold, sum as plainSum, pseudoHeaderSumIpv4, pseudoHeaderSumIpv6 } from '../../packet/checksum.ts';
+import { sum as plainSum, type Sum } from '../../packet/checksum.ts';
 import { IPPROTO_UDP, UDP_CHECKSUM, UDP_HEADER_LENGTH, UDP_LENGTH } from '../../packet/header-fields.ts';
 import { read16, write16 } from '../ip/ipv4-header.ts';
 import {
@@ -24,7 +24,7 @@ import {
   type Time,
   type Transport,
 } from '../network.ts';
-import { type Family, NOT_LOCAL, type Packet } from '../packet.ts';
+import { type Family, isIntact, NOT_LOCAL, type Packet } from '../packet.ts';
 import {
   type GroupMembership,
   UdpError,
@@ -34,9 +34,6 @@ import {
   type UdpSocket,
   type UdpUser,
 } from './api.ts';
-
-/** Adds the words of `bytes[start, end)` to a partial sum; see `packet/checksum.ts`. */
-export type Sum = (bytes: Uint8Array, start: number, end: number, initial: number) => number;
 
 /** IANA's dynamic ports as Linux has them. */
 const FIRST_PORT = 32_768;
@@ -259,7 +256,9 @@ export class Udp implements UdpUser, Transport {
     }
     const checksum = read16(bytes, at + UDP_CHECKSUM);
     // RFC 768: 0 is none. IPv6 must have one (RFC 8200 §8.1).
-    if (checksum === 0 ? family === 6 && !packet.verified : !packet.verified && !this.#isIntact(packet, length)) {
+    if (
+      checksum === 0 ? family === 6 && !packet.verified : !packet.verified && !isIntact(packet, at + length, this.#sum)
+    ) {
       counters.inErrors++;
       counters.inCsumErrors++;
       return;
@@ -287,15 +286,6 @@ export class Udp implements UdpUser, Transport {
       return;
     }
     this.#give(socket, message, packet.gsoSize);
-  }
-
-  #isIntact(packet: Packet, length: number): boolean {
-    const { bytes, at, source, family } = packet;
-    const pseudo =
-      family === 4
-        ? pseudoHeaderSumIpv4(bytes, source, IPPROTO_UDP, length)
-        : pseudoHeaderSumIpv6(bytes, source, IPPROTO_UDP, length);
-    return finish(fold(this.#sum(bytes, at, at + length, pseudo))) === 0;
   }
 
   /** The socket for a datagram from `bytes[remote…]` and `remotePort` to an address of ours and `port`. */
