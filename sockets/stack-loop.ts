@@ -16,6 +16,8 @@ import { NEVER, type Time } from '../tcpip/network.ts';
 
 const MICROSECONDS_PER_MS = 1000;
 const DEFAULT_SPIN_MICROSECONDS = 50;
+/** After longer sleeps the processor is not offered to others: whoever yields has no claim to be the next. */
+const DENSE_MICROSECONDS = 1000;
 /** setTimeout() takes 31 bits; whoever sleeps longer looks once in between. */
 const MAX_TIMEOUT_MS = 2 ** 31 - 1;
 
@@ -51,6 +53,9 @@ export class StackLoop {
   /** Woken in the midst of a poll. */
   #again = false;
   #asleep = false;
+  #asleepSince: Time = 0;
+  /** Something came soon after the last sleep began: whoever waits for this processor may well be the one who answers. */
+  #isDense = true;
   #holders = 0;
   #open = true;
 
@@ -96,6 +101,7 @@ export class StackLoop {
     this.#device.disableNotification();
     // Whatever woke it up may be the beginning of more.
     this.#lastWork = this.now;
+    this.#isDense = this.#lastWork - this.#asleepSince < DENSE_MICROSECONDS;
   }
 
   readonly #turn = (): void => {
@@ -116,7 +122,7 @@ export class StackLoop {
     if (found > 0 || this.#again) {
       this.busyPolls++;
       this.#lastWork = now;
-    } else yieldProcessor();
+    } else if (this.#isDense) yieldProcessor();
     const { deadline } = this.#stack;
     // Sleeps are milliseconds: what is due within one is waited for awake, as paced sending wants it.
     if (deadline < now + MICROSECONDS_PER_MS || now < this.#lastWork + this.#spin || !this.#sleep(now, deadline)) {
@@ -132,6 +138,7 @@ export class StackLoop {
     }
     this.sleeps++;
     this.#asleep = true;
+    this.#asleepSince = now;
     this.#watch();
     // A timer that goes off too early costs a look, and a new one for each sleep costs more.
     if (deadline < this.#timerAt) {

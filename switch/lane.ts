@@ -36,7 +36,10 @@ const HOLD_POLL_MS = 1;
 /** A sleeping lane wakes this often (ms) to age learned addresses. */
 const IDLE_POLL_MS = 1000;
 const NS_PER_MS = 1e6;
-/** After so long without work, whoever waits for this processor may well be the one who has it. */
+/**
+ * After so long without work, whoever waits for this processor may well be the one who has it. Not while there is little
+ * to do: whoever yields has no claim to be the next, and what comes would wait for somebody else's time slice.
+ */
 const YIELD_AFTER_MS = 0.005;
 /** Breaths between looks at the commands while there is traffic, a power of two. */
 const COMMAND_INTERVAL = 64;
@@ -199,7 +202,7 @@ export class Lane {
       time = after;
       runCommands();
       if (this.#stopped || time - idleSince < spin.length) {
-        if (time - idleSince > YIELD_AFTER_MS) yieldProcessor();
+        if (spin.hasGrown && time - idleSince > YIELD_AFTER_MS) yieldProcessor();
         continue;
       }
       this.#sleep();

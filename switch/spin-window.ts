@@ -20,6 +20,11 @@ export class SpinWindow {
     this.length = most / LEAST_PART;
   }
 
+  /** Whether sleeps have been too short lately: somebody is busy with the lane. */
+  get hasGrown(): boolean {
+    return this.length > this.#most / LEAST_PART;
+  }
+
   /** A sleep is over that lasted so long. */
   slept(duration: number): void {
     this.length = duration < this.#most ? Math.min(2 * this.length, this.#most) : this.#most / LEAST_PART;

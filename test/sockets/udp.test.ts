@@ -258,14 +258,15 @@ describe('datagrams by promises', () => {
     await endpoint.send('first', 9, '10.0.0.2');
     assert.equal((await sink.next()).value?.data.toString(), 'first');
     for (let i = 0; i < 200; i++) await endpoint.send(Buffer.alloc(1000, i), 9, '10.0.0.2');
-    await delay(20);
+    // All have come by then, on a busy machine, too; what comes while they are taken has room again.
+    await delay(200);
     const got: number[] = [];
     for (;;) {
       const next = await Promise.race([sink.next(), delay(50, null)]);
       if (next === null || next.done) break;
       got.push(next.value.data[0]!);
     }
-    assert.ok(got.length >= 10 && got.length < 60, `${got.length} of 200`);
+    assert.ok(got.length >= 10 && got.length < 120, `${got.length} of 200`);
     assert.deepEqual(got, [...got.keys()], 'the first ones, in order');
     sink.close();
     endpoint.close();

@@ -10,6 +10,7 @@ describe('SpinWindow', () => {
       lengths.push(spin.length);
     }
     assert.deepEqual(lengths, [50, 100, 200, 400, 400, 400]);
+    assert.equal(spin.hasGrown, true);
   });
 
   it('begins anew after a long sleep', () => {
@@ -18,6 +19,7 @@ describe('SpinWindow', () => {
     spin.slept(1);
     spin.slept(400);
     assert.equal(spin.length, 50);
+    assert.equal(spin.hasGrown, false);
   });
 
   it('never waits where it may not', () => {
