@@ -2,17 +2,12 @@
 import { EventEmitter } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import { signalEventfd } from '../linux/eventfd.ts';
-import type { Lane, LaneCommand, LaneEvent, LaneOptions } from '../switch/lane.ts';
+import type { Lane, LaneCommand, LaneEvent } from '../switch/lane.ts';
 import { RingUnmappedError } from '../vhost/virtqueue.ts';
-import type { LaneReply, LaneWorkerData } from './lane-worker.ts';
+import type { LaneClientOptions, LaneReply, LaneWorkerData } from './lane-messages.ts';
 
 export type LaneArguments<C extends LaneCommand> = Parameters<Lane[C]>;
 export type LaneAnswer<C extends LaneCommand> = ReturnType<Lane[C]>;
-
-export interface LaneClientOptions extends Omit<LaneOptions, 'now'> {
-  /** The processor that its thread stays on; the kernel chooses without. */
-  cpu?: number;
-}
 
 interface Waiting {
   resolve(result: never): void;

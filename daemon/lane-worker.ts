@@ -2,20 +2,8 @@
 import fs from 'node:fs';
 import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads';
 import { setAffinity } from '../linux/sched.ts';
-import { Lane, type LaneCommand } from '../switch/lane.ts';
-import type { LaneClientOptions } from './lane-client.ts';
-
-/** A command and its answer on the way between the threads. */
-export interface LaneRequest {
-  id: number;
-  command: LaneCommand;
-  args: unknown[];
-}
-export type LaneReply = { id: number; result: unknown } | { id: number; error: { name: string; message: string } };
-export type LaneWorkerData = LaneClientOptions & {
-  /** Word 0 is set while commands wait. */
-  pending: Int32Array<SharedArrayBuffer>;
-};
+import { Lane } from '../switch/lane.ts';
+import type { LaneReply, LaneRequest, LaneWorkerData } from './lane-messages.ts';
 
 const NS_PER_MS = 1e6;
 const port = parentPort!;

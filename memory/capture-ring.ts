@@ -9,7 +9,8 @@
  *            12  u32 direction, CAPTURE_IN or CAPTURE_OUT
  *            16  the frame's first bytes
  *
- * The reader may write what it likes: it loses its own frames, and the lane's writes stay within the ring.
+ * A frame counts when its record can be read, not before: whoever finds it counted finds it in the ring, even when the lane
+ * ended meanwhile. The reader may write what it likes: it loses its own frames, and the lane's writes stay within the ring.
  */
 import { type Address, viewMemory } from '../linux/libc.ts';
 import { PAGE_SIZE } from '../linux/mman.ts';
@@ -58,6 +59,9 @@ export class CaptureRingWriter {
   readonly #ring: FrameRing;
   readonly #words: Uint32Array;
   readonly #base: Address;
+  #seen = 0;
+  #accepted = 0;
+  #dropped = 0;
   #staged = false;
 
   /** `address`: of a part of {@link capturePartBytes}. */
@@ -70,19 +74,18 @@ export class CaptureRingWriter {
 
   /** Counts frames that passed, whether or not the filter takes them. */
   see(frames: number): void {
-    this.#counters[SEEN] = this.#counters[SEEN]! + frames;
+    this.#seen += frames;
   }
 
   /** Takes the first `bytes` bytes of frame `i`, or counts it as dropped. */
   put(batch: FrameBatch, i: number, bytes: number, direction: number, high: number, low: number): void {
-    const counters = this.#counters;
-    counters[ACCEPTED] = counters[ACCEPTED]! + 1;
+    this.#accepted++;
     const length = batch.length[i]!;
     const captured = Math.min(bytes, length);
     const record = RECORD_HEADER_BYTES + captured;
     const address = this.#ring.reserve(record);
     if (address === 0) {
-      counters[DROPPED] = counters[DROPPED]! + 1;
+      this.#dropped++;
       return;
     }
     const words = this.#words;
@@ -96,11 +99,15 @@ export class CaptureRingWriter {
     this.#staged = true;
   }
 
-  /** Shows the reader what was put. True when it sleeps and must be signalled. */
+  /** Shows the reader what was put, and then the counters. True when it sleeps and must be signalled. */
   publish(): boolean {
-    if (!this.#staged) return false;
+    const signal = this.#staged && this.#ring.publishStaged();
     this.#staged = false;
-    return this.#ring.publishStaged();
+    const counters = this.#counters;
+    counters[SEEN] = this.#seen;
+    counters[ACCEPTED] = this.#accepted;
+    counters[DROPPED] = this.#dropped;
+    return signal;
   }
 }
 

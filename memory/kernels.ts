@@ -56,6 +56,46 @@ export interface WasmKernels {
     headerBytes: number,
   ): number;
   /**
+   * receiveBuffers for a packed virtqueue: see PackedVirtqueue. `desc` is the address of the ring, a multiple of 16, `at` the
+   * index to begin with and `wrap` the driver's wrap counter there.
+   */
+  receivePackedBuffers(
+    batch: number,
+    limit: number,
+    desc: Address,
+    num: number,
+    at: number,
+    wrap: number,
+    start: number,
+    end: number,
+    delta: number,
+    prefix: number,
+    least: number,
+    most: number,
+    first: number,
+    segment: number,
+  ): number;
+  /**
+   * deliverBuffers for a packed virtqueue: used descriptors go to `usedAt`, where the device's wrap counter is `usedWrap`, and
+   * so on; with `hold` = 1 all but the first.
+   */
+  deliverPackedBuffers(
+    batch: number,
+    first: number,
+    last: number,
+    desc: Address,
+    num: number,
+    at: number,
+    wrap: number,
+    usedAt: number,
+    usedWrap: number,
+    hold: number,
+    start: number,
+    end: number,
+    delta: number,
+    headerBytes: number,
+  ): number;
+  /**
    * Looks at up to `most` receive descriptors of a card from `scan` on, in a ring of `mask` + 1: see ReceiveRing. Notes the
    * lengths of whole frames, 16 bits each by descriptor. Gives how many there are in a row.
    */

@@ -216,6 +216,10 @@ class CaptureQueue implements PortQueue {
     this.#tap.publish();
   }
 
+  notify(): void {
+    this.#queue.notify();
+  }
+
   get ready(): boolean {
     return this.#queue.ready;
   }

@@ -406,6 +406,8 @@ export class CardQueue implements PortQueue {
     this.#rx.publish();
   }
 
+  notify(): void {}
+
   /** Interrupts mask themselves as they come (EIAM), so there is nothing to do. */
   disableNotification(): void {}
 

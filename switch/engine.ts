@@ -6,7 +6,7 @@
  *     queue.receive ──► learn source, look destination up ──► queue.transmit      (known unicast: one copy)
  *           │                                        └──────► every other port    (broadcast, multicast, unknown)
  *     queue.release ◄── frames done with
- *     queue.flush   ◄── at the end of the breath, once
+ *     queue.flush   ◄── at the end of the breath, once; then a fence for all of them, and queue.notify
  *
  * A frame for a queue that has no buffers *yet* stays in its sender's ring, and the frames behind it: for HOLD_MS at the
  * most, so that a receiver that is only slow loses nothing. For a queue that has taken nothing for HOLD_MS no frame waits,
@@ -17,6 +17,7 @@
  */
 import { TUN_F_CSUM } from '../linux/if-tun.ts';
 import type { Arena } from '../memory/arena.ts';
+import { fullFence } from '../memory/fence.ts';
 import {
   ADDRESS_WORDS,
   BATCH_FRAMES,
@@ -256,8 +257,15 @@ export class Engine {
       else this.#noteLinkHeld(source, received, done, bytes);
       moved += done;
     }
-    if (moved > 0) for (const { queue } of this.#sources) queue.flush();
+    if (moved > 0) this.#flush();
     return moved;
+  }
+
+  /** A fence waits for lines of other processors: one for all rings waits for all of them at once. */
+  #flush(): void {
+    for (const { queue } of this.#sources) queue.flush();
+    fullFence();
+    for (const { queue } of this.#sources) queue.notify();
   }
 
   /** Each frame that comes to stand first may wait anew: only its own sender's frames stand behind it. */
@@ -293,7 +301,10 @@ export class Engine {
     let to: Port | undefined;
     let queue: PortQueue | undefined;
     for (let i = 0; i < frames; i++) {
-      if (queue !== undefined && batch.repeats[i] === 1 && this.#goesTheSameWay(source, to!, i)) continue;
+      if (queue !== undefined && batch.repeats[i] === 1) {
+        i = this.#endOfRun(source, to!, batch, i);
+        if (i === frames) break;
+      }
       const destination =
         link === null ? this.#destination(source.port, batch, i) : this.#linkDestination(link, source.port, batch, i);
       let next: Port | undefined;
@@ -322,16 +333,19 @@ export class Engine {
   }
 
   /**
-   * Whether frame `i`, which has the addresses of the one before it and no offloads, may follow that one to port `to`
-   * without being looked at: not where the flow's hash decides, and not where a record of its own says where it goes.
+   * The end of the run of frames from `i` on that have the addresses of the one before them and no offloads, and follow that
+   * one to port `to` without being looked at: none where the flow's hash decides, or a record of its own says where each goes.
    */
-  #goesTheSameWay(source: Source, to: Port, i: number): boolean {
-    if (source.link !== null || to.readyQueues > 1) return false;
+  #endOfRun(source: Source, to: Port, batch: FrameBatch, i: number): number {
+    if (source.link !== null || to.readyQueues > 1) return i;
+    const { repeats, count: frames } = batch;
+    let end = i + 1;
+    while (end < frames && repeats[end] === 1) end++;
     if (to.id === LINK_PORT) {
       const link = to.queues[0] as LaneLink;
-      this.#address(to, i, link.to[i - 1]!, source.port.id);
+      for (let k = i; k < end; k++) this.#address(to, k, link.to[i - 1]!, source.port.id);
     }
-    return true;
+    return end;
   }
 
   /** Writes on frame `i` where it goes and whence it comes, for the lane behind a link. */

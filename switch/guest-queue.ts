@@ -160,12 +160,17 @@ export class GuestQueue implements PortQueue {
   }
 
   flush(): void {
-    this.tx?.flush();
-    this.rx?.flush();
+    this.tx?.publish();
+    this.rx?.publish();
     if (this.#mailSignal) {
       this.#mailSignal = false;
       signalEventfd(this.#mailFd);
     }
+  }
+
+  notify(): void {
+    this.tx?.notify();
+    this.rx?.notify();
   }
 
   disableNotification(): void {

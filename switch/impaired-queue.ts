@@ -16,6 +16,7 @@
  */
 import type { Address } from '../linux/libc.ts';
 import type { Arena } from '../memory/arena.ts';
+import { fullFence } from '../memory/fence.ts';
 import { BATCH_FRAMES, FrameBatch } from '../memory/frame-batch.ts';
 import { VIRTIO_NET_HDR_F_DATA_VALID } from '../vhost/virtio.ts';
 import {
@@ -293,10 +294,16 @@ export class ImpairedQueue implements PortQueue {
     this.inner.flush();
   }
 
+  notify(): void {
+    this.inner.notify();
+  }
+
   #flushInner(): void {
     if (!this.#unflushed) return;
     this.#unflushed = false;
     this.inner.flush();
+    fullFence();
+    this.inner.notify();
   }
 
   get ready(): boolean {

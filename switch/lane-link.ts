@@ -183,6 +183,8 @@ export class LaneLink implements PortQueue {
     if (this.#out.publishStaged()) signalEventfd(this.#wakeFd);
   }
 
+  notify(): void {}
+
   disableNotification(): void {
     this.#in.wake();
   }

@@ -34,8 +34,10 @@ export interface PortQueue {
   transmit(batch: FrameBatch, first: number, end: number): number;
   /** Why the last {@link transmit} refused a frame; TRANSMITTED when it did not. */
   readonly refusal: TransmitResult;
-  /** Makes everything since the last flush visible to the other side, and wakes it where it asked for that. */
+  /** Makes everything since the last flush visible to the other side. */
   flush(): void;
+  /** Wakes the other side where it asked for that, after {@link flush} and a fence. Whoever needs no fence may wake in flush. */
+  notify(): void;
   /** Whether frames for the port can go to this queue now. */
   readonly ready: boolean;
   /** Frames that it took from the port and threw away as malformed, ever. */

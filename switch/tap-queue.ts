@@ -120,6 +120,8 @@ export class TapQueue implements PortQueue {
 
   flush(): void {}
 
+  notify(): void {}
+
   disableNotification(): void {}
 
   /** The descriptor itself tells; frames already read but held wait for their receiver. */

@@ -154,6 +154,8 @@ export class VhostTapQueue implements PortQueue {
     this.device.rx.publish();
   }
 
+  notify(): void {}
+
   disableNotification(): void {
     this.device.rx.disableCalls();
     this.device.tx.disableCalls();

@@ -18,15 +18,19 @@
  *
  * - Taking: flags are read first, in one word with the id, then everything else. An Atomics.load stands between them, one
  *   for all descriptors that {@link PackedVirtqueue.#look} found at a time. The word is kept; the driver has no second say.
- * - Giving back: nothing is written into the ring before {@link PackedVirtqueue.flush}: each used descriptor written
- *   would show at once. The driver looks at used descriptors one after the other, so all but the first may be written in any
- *   way: their lengths, then ids and flags. The first one's word makes the whole batch visible and goes last, by
- *   Atomics.store; this is a full fence too, behind which the driver's wish for calls is read.
+ * - Giving back: the driver looks at used descriptors one after the other, so all but the first may be written at any time
+ *   and in any way. The first one's word would show it all of them: it is held back, and goes last, in
+ *   {@link PackedVirtqueue.publish}, behind everything else. The driver's wish for calls is read behind a full fence.
+ *
+ * The kernels read flags by an atomic load and keep to the rest of this as well. They take no notice of what was seen: they
+ * read each descriptor anew, once.
  *
  * Hot: allocates nothing per frame.
  */
+import { releaseFence } from '../memory/fence.ts';
 import { BATCH_FRAMES, type FrameBatch, MAX_FRAME_SEGMENTS } from '../memory/frame-batch.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
+import type { WasmKernels } from '../memory/kernels.ts';
 import {
   DESC_ADDR_HIGH,
   DESC_ADDR_LOW,
@@ -37,6 +41,7 @@ import {
   inFlight,
   linearPosition,
   mapPackedRing,
+  PACKED_RING_ALIGNMENT,
   type PackedRingViews,
   packBase,
   packPosition,
@@ -79,6 +84,8 @@ export class PackedVirtqueue extends Virtqueue {
   #ring: PackedRingViews;
   /** The copies to and from the ring, where it is private to the client. */
   #copies: PackedRingMirror | null;
+  /** The kernels, where they reach ring and buffers. */
+  #kernels: WasmKernels | null;
 
   /** Next descriptor to take, and the driver's wrap counter there. */
   #avail: number;
@@ -93,9 +100,11 @@ export class PackedVirtqueue extends Virtqueue {
   #usedWrap: number;
   /** The same as far as the driver knows, as a {@link linearPosition}. */
   #publishedUsed: number;
+  /** #publishedUsed at the last decision on a call; where there is an event to wait for, the first one always calls. */
+  #decidedUsed: number;
   /** Descriptors taken, for which the driver has nothing back yet. With those seen never more than the ring has. */
   #outstanding: number;
-  #decidedOnCall = false;
+  #hasDecided = false;
   #notifying = true;
 
   /** Descriptors of all chains taken and not yet released; of each chain, in order, its buffer id and its descriptors. */
@@ -103,11 +112,11 @@ export class PackedVirtqueue extends Virtqueue {
   readonly #takenId: Uint16Array;
   readonly #takenCount: Uint16Array;
 
-  /** Used descriptors that {@link flush} will write: their index, len, and word of id and flags. */
-  #pending = 0;
-  readonly #pendingIndex: Uint16Array;
-  readonly #pendingLength: Uint32Array;
-  readonly #pendingWord: Uint32Array;
+  /** Whether there is a used descriptor that {@link flush} will write: its index, len, and word of id and flags. */
+  #isHeld = false;
+  #heldIndex = 0;
+  #heldLength = 0;
+  #heldWord = 0;
 
   /** Chains of one delivery. */
   readonly #chainId = new Uint16Array(MAX_FRAME_SEGMENTS);
@@ -127,18 +136,17 @@ export class PackedVirtqueue extends Virtqueue {
     if (start === null) throw new RangeError(`base ${description.base} of a packed ring of ${num} entries`);
     this.#ring = this.#map(memory);
     this.#copies = PackedRingMirror.of(memory, this.#ring, this.pushes, { num, most: BATCH_FRAMES });
+    this.#kernels = this.#kernelsFor(memory);
     this.#avail = start.avail.index;
     this.#availWrap = start.avail.wrap;
     this.#used = start.used.index;
     this.#usedWrap = start.used.wrap;
     this.#publishedUsed = linearPosition(this.#used, this.#usedWrap, num);
+    this.#decidedUsed = this.#publishedUsed;
     this.#outstanding = inFlight(start.avail, start.used, num);
     this.#words = new Uint32Array(num);
     this.#takenId = new Uint16Array(num);
     this.#takenCount = new Uint16Array(num);
-    this.#pendingIndex = new Uint16Array(num);
-    this.#pendingLength = new Uint32Array(num);
-    this.#pendingWord = new Uint32Array(num);
     this.#ring.deviceEvent[0] = RING_EVENT_FLAGS_ENABLE << FLAGS_SHIFT;
     if (this.#copies?.pushWish() === false) throw RingUnmappedError.of(description);
   }
@@ -149,6 +157,12 @@ export class PackedVirtqueue extends Virtqueue {
     return views;
   }
 
+  /** None for a ring that must be pulled. Atomic loads of theirs demand one that is aligned. */
+  #kernelsFor(memory: GuestMemory): WasmKernels | null {
+    const isAligned = this.#ring.descAddress % PACKED_RING_ALIGNMENT.desc === 0;
+    return isAligned && this.#copies === null ? memory.kernels : null;
+  }
+
   override remap(memory: GuestMemory): void {
     // What was used goes to the client by the way that it came.
     this.flush();
@@ -156,6 +170,7 @@ export class PackedVirtqueue extends Virtqueue {
     const pushes = pushesTo(memory);
     this.#copies = PackedRingMirror.of(memory, ring, pushes, { num: this.num, most: BATCH_FRAMES });
     this.#ring = ring;
+    this.#kernels = this.#kernelsFor(memory);
     this.turnTo(memory, pushes);
     this.#seen = 0;
   }
@@ -182,7 +197,57 @@ export class PackedVirtqueue extends Virtqueue {
     return this.num;
   }
 
+  /** Takes chains of one buffer, `end` at the most, by the kernel; it begins again where the memory has several parts. */
+  #receiveByKernel(kernels: WasmKernels, batch: FrameBatch, end: number): number {
+    const { memory, num, headerBytes, leastBytes, mostBytes } = this;
+    const { descAddress } = this.#ring;
+    const limit = Math.min(end, num - this.#outstanding);
+    this.#seen = 0;
+    let taken = 0;
+    while (taken < limit) {
+      const first = batch.count;
+      const frames = kernels.receivePackedBuffers(
+        batch.offset,
+        limit - taken,
+        descAddress,
+        num,
+        this.#avail,
+        this.#availWrap,
+        memory.start,
+        memory.sharedEnd,
+        memory.delta,
+        headerBytes,
+        leastBytes,
+        mostBytes,
+        first,
+        batch.segments,
+      );
+      batch.appended(frames);
+      this.noteHeads(this.#takenId, batch, first, frames);
+      this.#takenCount.fill(1, this.taken, this.taken + frames);
+      this.taken += frames;
+      this.#takenDescriptors += frames;
+      this.#seen = frames;
+      this.#advance(frames);
+      taken += frames;
+      if (taken < limit && !this.#turnToNext()) break;
+    }
+    return taken;
+  }
+
+  /**
+   * Looks at what stopped the kernel, and turns to the part of the memory that it lies in. False when there is nothing, or the
+   * kernel would not take it there either; what is seen then is the general walk's.
+   */
+  #turnToNext(): boolean {
+    if (this.#look() === 0) return false;
+    const { desc } = this.#ring;
+    const at = this.#avail * DESC_WORDS;
+    return this.turnToPart(desc[at + DESC_ADDR_LOW]!, desc[at + DESC_ADDR_HIGH]!);
+  }
+
   protected override receiveBuffers(batch: FrameBatch, end: number): number {
+    if (this.#kernels !== null) return this.#receiveByKernel(this.#kernels, batch, end);
     const { desc } = this.#ring;
     const { segmentAddress, segmentLength } = batch;
     const { memory, num, headerBytes, leastBytes: least, mostBytes: most } = this;
@@ -258,7 +323,8 @@ export class PackedVirtqueue extends Virtqueue {
     while (this.taken > count) returned += this.#takenCount[--this.taken]!;
     if (returned > 0) {
       this.#takenDescriptors -= returned;
-      this.#seen += returned;
+      // The kernels note no words.
+      this.#seen = this.#kernels === null ? this.#seen + returned : 0;
       this.#outstanding -= returned;
       this.#avail -= returned;
       if (this.#avail < 0) {
@@ -281,7 +347,42 @@ export class PackedVirtqueue extends Virtqueue {
 
   // ---- giving frames to the driver (its receive ring)
 
+  #deliverByKernel(kernels: WasmKernels, batch: FrameBatch, first: number, end: number): number {
+    const { memory, num, headerBytes } = this;
+    const { descAddress } = this.#ring;
+    const last = Math.min(end, first + num - this.#outstanding);
+    this.#seen = 0;
+    let next = first;
+    while (next < last) {
+      const left = kernels.deliverPackedBuffers(
+        batch.offset,
+        next,
+        last,
+        descAddress,
+        num,
+        this.#avail,
+        this.#availWrap,
+        this.#used,
+        this.#usedWrap,
+        this.#isHeld ? 0 : 1,
+        memory.start,
+        memory.sharedEnd,
+        memory.delta,
+        headerBytes,
+      );
+      const frames = left - next;
+      if (frames > 0 && !this.#isHeld) this.#hold(batch.heads[next]!, batch.length[next]! + headerBytes);
+      this.#seen = frames;
+      this.#advance(frames);
+      this.#advanceUsed(frames);
+      next = left;
+      if (next < last && !this.#turnToNext()) break;
+    }
+    return next;
+  }
+
   protected override deliverBuffers(batch: FrameBatch, first: number, end: number): number {
+    if (this.#kernels !== null) return this.#deliverByKernel(this.#kernels, batch, first, end);
     const { desc } = this.#ring;
     const { memory, num, headerBytes } = this;
     const { length, placeTo } = batch;
@@ -348,14 +449,33 @@ export class PackedVirtqueue extends Virtqueue {
 
   // ---- used descriptors and notifications
 
-  /** Notes a used descriptor for one chain, or several in order, of `count` descriptors together. */
+  /** Writes a used descriptor for one chain, or several in order, of `count` descriptors together, or holds it back. */
   #pushUsed(id: number, length: number, count: number): void {
-    const k = this.#pending++;
-    // §2.8.4: WRITE in a used descriptor says that its length means something.
-    const flags = (this.#usedWrap === 1 ? OWNER : 0) | (length > 0 ? VIRTQ_DESC_F_WRITE : 0);
-    this.#pendingIndex[k] = this.#used;
-    this.#pendingLength[k] = length;
-    this.#pendingWord[k] = id | (flags << FLAGS_SHIFT);
+    if (!this.#isHeld) this.#hold(id, length);
+    else {
+      const { desc } = this.#ring;
+      const at = this.#used * DESC_WORDS;
+      desc[at + DESC_LEN] = length;
+      desc[at + DESC_ID_FLAGS] = this.#usedWord(id, length);
+      this.#copies?.noteUsed(this.#used);
+    }
+    this.#advanceUsed(count);
+  }
+
+  /** Holds the next used descriptor back. */
+  #hold(id: number, length: number): void {
+    this.#isHeld = true;
+    this.#heldIndex = this.#used;
+    this.#heldLength = length;
+    this.#heldWord = this.#usedWord(id, length);
+  }
+
+  /** id and flags of the next used descriptor. §2.8.4: WRITE says that its length means something. */
+  #usedWord(id: number, length: number): number {
+    return id | (((this.#usedWrap === 1 ? OWNER : 0) | (length > 0 ? VIRTQ_DESC_F_WRITE : 0)) << FLAGS_SHIFT);
+  }
+
+  #advanceUsed(count: number): void {
     const index = this.#used + count;
     if (index < this.num) this.#used = index;
     else {
@@ -364,10 +484,9 @@ export class PackedVirtqueue extends Virtqueue {
     }
   }
 
-  override flush(): void {
-    const pending = this.#pending;
-    if (pending === 0) return;
-    this.#pending = 0;
+  override publish(): void {
+    if (!this.#isHeld) return;
+    this.#isHeld = false;
     const copies = this.#copies;
     // Frames go to the client before the store that shows them, or by the same call as what shows them.
     if (this.pushes !== null && copies?.publishes !== true && !this.pushes.run()) {
@@ -375,26 +494,23 @@ export class PackedVirtqueue extends Virtqueue {
       return;
     }
     const { desc } = this.#ring;
-    const index = this.#pendingIndex;
-    const length = this.#pendingLength;
-    const word = this.#pendingWord;
-    for (let k = 1; k < pending; k++) {
-      const at = index[k]! * DESC_WORDS;
-      desc[at + DESC_LEN] = length[k]!;
-      desc[at + DESC_ID_FLAGS] = word[k]!;
-      copies?.noteUsed(index[k]!);
-    }
-    const at = index[0]! * DESC_WORDS;
-    desc[at + DESC_LEN] = length[0]!;
-    Atomics.store(desc, at + DESC_ID_FLAGS, word[0]!);
+    const at = this.#heldIndex * DESC_WORDS;
+    desc[at + DESC_LEN] = this.#heldLength;
+    releaseFence();
+    desc[at + DESC_ID_FLAGS] = this.#heldWord;
 
-    const laps = 2 * this.num;
     const old = this.#publishedUsed;
-    const now = linearPosition(this.#used, this.#usedWrap, this.num);
-    const used = (now - old + laps) % laps;
-    this.#publishedUsed = now;
-    this.#outstanding -= used;
-    if (copies !== null && !(copies.pushUsed(index[0]!) && copies.pullWish())) {
+    this.#publishedUsed = linearPosition(this.#used, this.#usedWrap, this.num);
+    this.#outstanding -= this.#distance(old, this.#publishedUsed);
+    if (copies?.pushUsed(this.#heldIndex) === false) this.unreachable();
+  }
+
+  override notify(): void {
+    const old = this.#decidedUsed;
+    const used = this.#distance(old, this.#publishedUsed);
+    if (used === 0) return;
+    this.#decidedUsed = this.#publishedUsed;
+    if (this.#copies?.pullWish() === false) {
       this.unreachable();
       return;
     }
@@ -403,17 +519,22 @@ export class PackedVirtqueue extends Virtqueue {
     this.mirror?.trim();
   }
 
+  /** Descriptors from one linear position to another. */
+  #distance(from: number, to: number): number {
+    const laps = 2 * this.num;
+    return (to - from + laps) % laps;
+  }
+
   /** Whether the driver asked to be called for one of the `used` descriptors from linear position `old` on (§2.8.10). */
   #wantsCall(old: number, used: number): boolean {
-    const first = !this.#decidedOnCall;
-    this.#decidedOnCall = true;
+    const first = !this.#hasDecided;
+    this.#hasDecided = true;
     const word = Atomics.load(this.#ring.driverEvent, 0);
     const flags = (word >>> FLAGS_SHIFT) & EVENT_FLAGS_MASK;
     if (flags === RING_EVENT_FLAGS_DISABLE) return false;
     if (flags !== RING_EVENT_FLAGS_DESC || !this.eventIdx || first) return true;
     const { index, wrap } = unpackPosition(word);
-    const laps = 2 * this.num;
-    return (linearPosition(index, wrap, this.num) - old + laps) % laps < used;
+    return this.#distance(old, linearPosition(index, wrap, this.num)) < used;
   }
 
   override disableNotification(): void {

@@ -5,13 +5,14 @@
  *     avail.ring[idx] = head
  *     avail.idx++          ────────►  #lastAvail … avail.idx: chains to take
  *                                     used.ring[#usedIdx] = (head, length)
- *     reclaims             ◄────────  used.idx = #usedIdx, once a batch; then a call, if asked for
+ *     reclaims             ◄────────  used.idx = #usedIdx, once a breath; then a call, if asked for
  *
  * Chains are used in the order in which they came, which is all that VIRTIO_F_IN_ORDER asks; where it was negotiated,
  * the frames of a batch are given back with a single used entry (§2.7.9).
  *
  * Hot: allocates nothing per frame.
  */
+import { releaseFence } from '../memory/fence.ts';
 import { BATCH_FRAMES, type FrameBatch, MAX_FRAME_SEGMENTS } from '../memory/frame-batch.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import type { WasmKernels } from '../memory/kernels.ts';
@@ -70,8 +71,9 @@ export class SplitVirtqueue extends Virtqueue {
   /** Next used entry to write, and what used.idx tells the driver. */
   #usedIdx: number;
   #publishedUsedIdx: number;
-  /** used.idx at the last decision on a call; the first decision always calls. */
-  #signalledUsed = -1;
+  /** #publishedUsedIdx at the last decision on a call; with EVENT_IDX the first one always calls. */
+  #decidedUsedIdx: number;
+  #hasDecided = false;
   #notifying = true;
 
   /** Head of each chain taken by {@link receive}, in order. */
@@ -96,6 +98,7 @@ export class SplitVirtqueue extends Virtqueue {
     // As vhost_vq_init_access: the used index goes on where the ring's memory says.
     this.#usedIdx = Atomics.load(this.#ring.used, IDX);
     this.#publishedUsedIdx = this.#usedIdx;
+    this.#decidedUsedIdx = this.#usedIdx;
     this.#heads = new Uint16Array(this.num);
     this.#ring.used[FLAGS] = 0;
     if (this.#copies?.pushHeader() === false) throw RingUnmappedError.of(description);
@@ -165,7 +168,8 @@ export class SplitVirtqueue extends Virtqueue {
         batch.segments,
       );
       batch.appended(frames);
-      for (let i = first; i < batch.count; i++) this.#heads[this.taken++] = batch.heads[i]!;
+      this.noteHeads(this.#heads, batch, first, frames);
+      this.taken += frames;
       this.#lastAvail = (this.#lastAvail + frames) & 0xffff;
       taken += frames;
       if (taken < end && !this.#turnTo(avail, desc)) break;
@@ -175,13 +179,10 @@ export class SplitVirtqueue extends Virtqueue {
 
   /** Turns to the part of the memory that the next buffer lies in. False when the kernel would not take it there either. */
   #turnTo(avail: Uint16Array, desc: Uint32Array): boolean {
-    const { memory } = this;
     const head = avail[AVAIL_RING + (this.#lastAvail & this.#mask)]!;
     if (head >= this.num) return false;
     const word = head * DESC_WORDS;
-    const { start } = memory;
-    const guest = desc[word + DESC_ADDR_HIGH]! * TWO_32 + desc[word + DESC_ADDR_LOW]!;
-    return memory.translate(guest, 1) !== 0 && memory.start !== start && memory.sharedEnd !== memory.start;
+    return this.turnToPart(desc[word + DESC_ADDR_LOW]!, desc[word + DESC_ADDR_HIGH]!);
   }
 
   protected override receiveBuffers(batch: FrameBatch, end: number): number {
@@ -383,7 +384,7 @@ export class SplitVirtqueue extends Virtqueue {
     this.#usedIdx = (this.#usedIdx + 1) & 0xffff;
   }
 
-  override flush(): void {
+  override publish(): void {
     const old = this.#publishedUsedIdx;
     const now = this.#usedIdx;
     if (old === now) return;
@@ -393,10 +394,19 @@ export class SplitVirtqueue extends Virtqueue {
       this.unreachable();
       return;
     }
-    // A full fence: the entries are visible before idx, and idx before the driver's wish is read.
-    Atomics.store(this.#ring.used, IDX, now);
+    // The entries are visible before idx.
+    releaseFence();
+    this.#ring.used[IDX] = now;
     this.#publishedUsedIdx = now;
-    if (copies !== null && !(copies.pushUsed(old, now) && copies.pullWish())) {
+    if (copies?.pushUsed(old, now) === false) this.unreachable();
+  }
+
+  override notify(): void {
+    const old = this.#decidedUsedIdx;
+    const now = this.#publishedUsedIdx;
+    if (old === now) return;
+    this.#decidedUsedIdx = now;
+    if (this.#copies?.pullWish() === false) {
       this.unreachable();
       return;
     }
@@ -408,8 +418,8 @@ export class SplitVirtqueue extends Virtqueue {
   #wantsCall(old: number, now: number): boolean {
     if (this.#notifyOnEmpty && this.#lastAvail === this.#loadAvailIdx()) return true;
     if (!this.eventIdx) return (Atomics.load(this.#ring.avail, FLAGS) & VIRTQ_AVAIL_F_NO_INTERRUPT) === 0;
-    const first = this.#signalledUsed < 0;
-    this.#signalledUsed = now;
+    const first = !this.#hasDecided;
+    this.#hasDecided = true;
     if (first) return true;
     // vring_need_event (§2.7.7.1): used_event lies in [old, now).
     const usedEvent = Atomics.load(this.#ring.avail, AVAIL_RING + this.num);
@@ -419,10 +429,11 @@ export class SplitVirtqueue extends Virtqueue {
   override disableNotification(): void {
     if (!this.#notifying) return;
     this.#notifying = false;
-    // With EVENT_IDX avail_event just stays where it was, behind the driver.
-    if (this.eventIdx) return;
-    this.#ring.used[FLAGS] = VIRTQ_USED_F_NO_NOTIFY;
-    if (this.#copies?.pushHeader() === false) this.unreachable();
+    // An event right behind the driver is one that it does not come to for 65,535 chains (§2.7.10): left where it was, every
+    // ring would kick once after each sleep.
+    if (this.eventIdx) this.#ring.availEvent[0] = this.#lastAvail - 1;
+    else this.#ring.used[FLAGS] = VIRTQ_USED_F_NO_NOTIFY;
+    if (this.#copies?.pushWish() === false) this.unreachable();
   }
 
   override enableNotification(): boolean {

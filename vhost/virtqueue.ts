@@ -20,6 +20,7 @@
  */
 import { signalEventfd } from '../linux/eventfd.ts';
 import { type Address, addressOf } from '../linux/libc.ts';
+import { fullFence } from '../memory/fence.ts';
 import {
   BATCH_FRAMES,
   type FrameBatch,
@@ -191,6 +192,15 @@ export abstract class Virtqueue {
     return batch.count - before;
   }
 
+  /**
+   * Notes in `to`, from {@link taken} on, the heads or ids of the chains that frames `first` … of `batch` came in. A column is
+   * copied whole where nothing stands in the way, which is so for the first frames of a breath.
+   */
+  protected noteHeads(to: Uint16Array, { heads }: FrameBatch, first: number, frames: number): void {
+    if (first === 0 && this.taken === 0 && to.length >= BATCH_FRAMES) to.set(heads);
+    else for (let i = 0; i < frames; i++) to[this.taken + i] = heads[first + i]!;
+  }
+
   /** Takes any chain; reads its descriptors anew. False: stop here. */
   #receiveChain(batch: FrameBatch): boolean {
     const first = batch.segments + 1;
@@ -268,8 +278,21 @@ export abstract class Virtqueue {
 
   // ---- notifications
 
-  /** Publishes what was used since the last time, and calls the driver where it asked for that. */
-  abstract flush(): void;
+  /** Shows the driver what was used since the last time. */
+  abstract publish(): void;
+
+  /**
+   * Calls the driver where it asked for that, for all that was published since the last time. Between the two must be a
+   * {@link fullFence}: the driver's wish is read when it can see what was published (§2.7.7, §2.8.10). One does for many rings.
+   */
+  abstract notify(): void;
+
+  /** Both, for one ring. */
+  flush(): void {
+    this.publish();
+    fullFence();
+    this.notify();
+  }
 
   /** Tells the driver that this side polls: no kicks, please. */
   abstract disableNotification(): void;
@@ -344,6 +367,15 @@ export abstract class Virtqueue {
   }
 
   // ---- parts
+
+  /** Turns to the part of the memory that a guest address lies in. False: the kernels reach it not, or had turned to it already. */
+  protected turnToPart(low: number, high: number): boolean {
+    const { memory } = this;
+    const { start } = memory;
+    return (
+      memory.translate(high * TWO_32 + low, 1) !== 0 && memory.start !== start && memory.sharedEnd !== memory.start
+    );
+  }
 
   protected signal(): void {
     this.calls++;

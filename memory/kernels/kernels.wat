@@ -3,7 +3,8 @@
 ;; Addresses come as f64, absolute in the process, since a call with i64 would allocate a BigInt. The arena is 2^34 bytes
 ;; from $base; what lies outside of it is "far", and goes back to JavaScript ($farCopy, $farSum).
 ;;
-;; Assembled by `npm run kernels` into kernels.wasm; a test compares.
+;; Assembled by `npm run kernels` into kernels.wasm; a test compares. The assembler puts constants into their places, also those
+;; that stand for an offset, where the language knows no names (scripts/kernels.ts).
 (module
   (import "arena" "memory" (memory i64 262144 262144))
   (import "arena" "base" (global $base i64))
@@ -13,6 +14,7 @@
   (import "arena" "farCopy" (func $farCopy (param f64 f64 i32)))
   (import "arena" "farSum" (func $farSum (param f64 i32) (result i32)))
 
+  (global $LINE_BYTES i32 (i32.const 64))
   ;; Where what was loaded for nothing is left.
   (global $sink (mut i32) (i32.const 0))
 
@@ -113,11 +115,10 @@
       (if (i32.lt_u (local.get $i) (local.get $count))
         (then
           (call $copy
-            (f64.load (i64.add (local.get $at) (global.get $TO)))
-            (f64.load (i64.add (local.get $at) (global.get $FROM)))
-            (i32.load (i64.add
-              (i64.add (i64.extend_i32_u (local.get $list)) (i64.shl (i64.extend_i32_u (local.get $i)) (i64.const 2)))
-              (global.get $BYTES))))
+            (f64.load offset=$TO (local.get $at))
+            (f64.load offset=$FROM (local.get $at))
+            (i32.load offset=$BYTES
+              (i64.add (i64.extend_i32_u (local.get $list)) (i64.shl (i64.extend_i32_u (local.get $i)) (i64.const 2)))))
           (local.set $at (i64.add (local.get $at) (i64.const 8)))
           (local.set $i (i32.add (local.get $i) (i32.const 1)))
           (br $next)))))
@@ -125,95 +126,149 @@
   ;; FrameBatch.appendBuffers: frames $first to $end - 1 of the batch at arena offset $batch, of one buffer each, noted at
   ;; every second segment from $segment + 1 on, $prefix bytes of the port's own header in front: header slots, segments,
   ;; columns. Gives the bytes of all frames.
+  ;;
+  ;; The loop steps through the columns with one index for each width, so that most accesses are an index and a constant.
   (func $gatherBuffers (export "gatherBuffers")
     (param $batch i32) (param $first i32) (param $end i32) (param $prefix i32) (param $segment i32) (result i32)
-    (local $at i64) (local $i i64) (local $slot i64) (local $from i64) (local $address i64) (local $origin i64)
+    (local $at i64) (local $i i64) (local $i4 i64) (local $i16 i64) (local $s4 i64) (local $s8 i64) (local $slot i64)
+    (local $slotAddress f64) (local $from i64) (local $prefix64 i64) (local $shortest i32)
     (local $buffer f64) (local $length i32) (local $n i32) (local $kind i32) (local $before i32) (local $total i32)
-    (local $macs v128) (local $macsBefore v128)
+    (local $firstBytes v128) (local $macs v128) (local $macsBefore v128)
     (local.set $at (i64.extend_i32_u (local.get $batch)))
-    (local.set $origin (global.get $origin))
     (call $touchBuffers
       (local.get $at) (i32.add (local.get $segment) (i32.const 1)) (i32.sub (local.get $end) (local.get $first))
       (local.get $prefix))
     ;; No frame repeats one of an earlier call.
     (local.set $before (i32.const -1))
     (local.set $slot (call $slotOf (local.get $at) (local.get $first)))
-    (local.set $i (i64.add (local.get $at) (i64.shl (i64.extend_i32_u (local.get $first)) (i64.const 2))))
+    (local.set $slotAddress (f64.convert_i64_s (i64.add (global.get $base) (local.get $slot))))
+    (local.set $i (i64.add (local.get $at) (i64.extend_i32_u (local.get $first))))
+    (local.set $i4 (i64.add (local.get $at) (i64.shl (i64.extend_i32_u (local.get $first)) (i64.const 2))))
+    (local.set $i16 (i64.add (local.get $at) (i64.shl (i64.extend_i32_u (local.get $first)) (i64.const 4))))
+    (local.set $s4 (call $segmentLength (local.get $at) (local.get $segment)))
+    (local.set $s8 (call $segmentAddress (local.get $at) (local.get $segment)))
+    (local.set $prefix64 (i64.extend_i32_u (local.get $prefix)))
+    ;; Frames from this length on have their first sixteen bytes, and a header, in one piece each; none without a header.
+    (local.set $shortest
+      (select (i32.const 16) (i32.const -1) (i32.ge_u (local.get $prefix) (global.get $NET_HDR_BYTES))))
     (loop $next
       (if (i32.lt_u (local.get $first) (local.get $end))
         (then
-          (local.set $address (call $segmentAddress (local.get $at) (local.get $segment)))
-          (local.set $buffer (f64.load offset=8 (local.get $address)))
-          (local.set $length
-            (i32.sub
-              (i32.load offset=4 (call $segmentLength (local.get $at) (local.get $segment))) (local.get $prefix)))
+          (local.set $buffer (f64.load offset=8 (local.get $s8)))
+          (local.set $length (i32.sub (i32.load offset=4 (local.get $s4)) (local.get $prefix)))
           (local.set $total (i32.add (local.get $total) (local.get $length)))
           (local.set $n
             (select (local.get $length) (global.get $HEADER_BYTES)
               (i32.lt_u (local.get $length) (global.get $HEADER_BYTES))))
-          ;; The bytes, once.
-          (local.set $from
-            (i64.sub (i64.reinterpret_f64 (f64.add (local.get $buffer) (f64.const 0x1p52))) (local.get $origin)))
-          (if (i64.eqz (i64.shr_u (local.get $from) (i64.const 34)))
+          ;; The bytes, once. Header and first sixteen bytes are looked at in a register, not where they were just stored: an
+          ;; eighth less. The sixteen are stored last, over those of them that came with the header.
+          (local.set $from (call $offsetOf (local.get $buffer)))
+          (if (i32.and
+                (i64.eqz (i64.shr_u (local.get $from) (i64.const 34)))
+                (i32.ge_u (local.get $length) (local.get $shortest)))
             (then
+              (local.set $firstBytes (v128.load (local.get $from)))
+              (local.set $kind (i32.and (i32x4.extract_lane 0 (local.get $firstBytes)) (i32.const 0xffff)))
+              (v128.store (i64.sub (local.get $slot) (local.get $prefix64)) (local.get $firstBytes))
+              (local.set $from (i64.add (local.get $from) (local.get $prefix64)))
+              (local.set $firstBytes (v128.load (local.get $from)))
               (call $near
-                (i64.sub (local.get $slot) (i64.extend_i32_u (local.get $prefix)))
-                (local.get $from)
-                (i32.add (local.get $prefix) (local.get $n))))
+                (i64.add (local.get $slot) (i64.const 16))
+                (i64.add (local.get $from) (i64.const 16))
+                (i32.sub (local.get $n) (i32.const 16)))
+              (v128.store (local.get $slot) (local.get $firstBytes)))
             (else
-              (call $farCopy
-                (f64.convert_i64_u
-                  (i64.sub (i64.add (global.get $base) (local.get $slot)) (i64.extend_i32_u (local.get $prefix))))
+              (call $copy
+                (f64.sub (local.get $slotAddress) (f64.convert_i32_u (local.get $prefix)))
                 (local.get $buffer)
-                (i32.add (local.get $prefix) (local.get $n)))))
+                (i32.add (local.get $prefix) (local.get $n)))
+              (local.set $firstBytes (v128.load (local.get $slot)))
+              (local.set $kind (i32.const 0))
+              (if (i32.ge_u (local.get $prefix) (global.get $NET_HDR_BYTES))
+                (then (local.set $kind (i32.load16_u (i64.sub (local.get $slot) (local.get $prefix64))))))))
           ;; The slot is the first segment, what follows in the buffer the second.
-          (i32.store offset=0 (local.get $i) (local.get $length))
-          (i32.store offset=256 (local.get $i) (local.get $segment))
-          (f64.store (local.get $address) (f64.convert_i64_s (i64.add (global.get $base) (local.get $slot))))
-          (local.set $from (call $segmentLength (local.get $at) (local.get $segment)))
-          (i32.store (local.get $from) (local.get $n))
+          (i32.store offset=$LENGTH (local.get $i4) (local.get $length))
+          (i32.store offset=$FIRST_SEGMENT (local.get $i4) (local.get $segment))
+          (f64.store (local.get $s8) (local.get $slotAddress))
+          (i32.store (local.get $s4) (local.get $n))
           (if (i32.gt_u (local.get $length) (local.get $n))
             (then
-              (f64.store offset=8 (local.get $address)
+              (f64.store offset=8 (local.get $s8)
                 (f64.add (local.get $buffer) (f64.convert_i32_s (i32.add (local.get $prefix) (local.get $n)))))
-              (i32.store offset=4 (local.get $from) (i32.sub (local.get $length) (local.get $n)))
-              (i32.store offset=512 (local.get $i) (i32.const 2)))
-            (else (i32.store offset=512 (local.get $i) (i32.const 1))))
-          (local.set $kind (call $readNetHeader (local.get $at) (local.get $first) (local.get $slot) (local.get $prefix)))
-          (local.set $macs (call $addresses (local.get $at) (local.get $first) (local.get $slot)))
-          (i32.store8
-            (i64.add (i64.add (local.get $at) (global.get $REPEATS)) (i64.extend_i32_u (local.get $first)))
+              (i32.store offset=4 (local.get $s4) (i32.sub (local.get $length) (local.get $n)))
+              (i32.store offset=$SEGMENT_COUNT (local.get $i4) (i32.const 2)))
+            (else (i32.store offset=$SEGMENT_COUNT (local.get $i4) (i32.const 1))))
+          (call $noteOffloads (local.get $i) (local.get $first) (local.get $kind)
+            (i64.sub (local.get $slot) (local.get $prefix64)))
+          (local.set $macs (call $macsOf (local.get $firstBytes)))
+          (v128.store offset=$ADDRESSES (local.get $i16) (local.get $macs))
+          (i32.store8 offset=$REPEATS (local.get $i)
             (i32.and
               (i32.eqz (i32.or (local.get $kind) (local.get $before)))
               (i32.eqz (v128.any_true (v128.xor (local.get $macs) (local.get $macsBefore))))))
           (local.set $before (local.get $kind))
           (local.set $macsBefore (local.get $macs))
           (local.set $slot (i64.add (local.get $slot) (global.get $SLOT_BYTES)))
-          (local.set $i (i64.add (local.get $i) (i64.const 4)))
+          (local.set $slotAddress (f64.add (local.get $slotAddress) (f64.convert_i64_s (global.get $SLOT_BYTES))))
+          (local.set $i (i64.add (local.get $i) (i64.const 1)))
+          (local.set $i4 (i64.add (local.get $i4) (i64.const 4)))
+          (local.set $i16 (i64.add (local.get $i16) (i64.const 16)))
+          (local.set $s4 (i64.add (local.get $s4) (i64.const 8)))
+          (local.set $s8 (i64.add (local.get $s8) (i64.const 16)))
           (local.set $segment (i32.add (local.get $segment) (i32.const 2)))
           (local.set $first (i32.add (local.get $first) (i32.const 1)))
           (br $next))))
     (local.get $total))
 
-  ;; Loads the first byte of $count buffers, at every second segment from $segment on of the batch at arena offset $at, and the
-  ;; first behind $prefix, and does nothing with them. Their lines come from the cache of the driver's processor, and that
-  ;; way many come in the time of one.
+  ;; Loads from the lines that the first bytes of $count buffers stand in, at every second segment from $segment on of the batch
+  ;; at arena offset $at, and does nothing with them: the first byte, the first behind $prefix, and one in the second line of
+  ;; a header slot. They come from the cache of the driver's processor, and that way many come in the time of one.
   (func $touchBuffers (param $at i64) (param $segment i32) (param $count i32) (param $prefix i32)
-    (local $where i64) (local $from i64) (local $sink i32)
-    (local.set $where (call $segmentAddress (local.get $at) (local.get $segment)))
+    (local $s4 i64) (local $s8 i64) (local $from i64) (local $behind i64) (local $prefix64 i64) (local $sink i32)
+    (local.set $s4 (call $segmentLength (local.get $at) (local.get $segment)))
+    (local.set $s8 (call $segmentAddress (local.get $at) (local.get $segment)))
+    (local.set $prefix64 (i64.extend_i32_u (local.get $prefix)))
     (loop $next
       (if (local.get $count)
         (then
-          (local.set $from (call $offsetOf (f64.load (local.get $where))))
+          (local.set $from (call $offsetOf (f64.load (local.get $s8))))
           (if (i64.eqz (i64.shr_u (local.get $from) (i64.const 34)))
             (then
+              (local.set $behind (i64.add (local.get $from) (local.get $prefix64)))
               (local.set $sink
                 (i32.add (local.get $sink)
-                  (i32.add
-                    (i32.load8_u (local.get $from))
-                    (i32.load8_u (i64.add (local.get $from) (i64.extend_i32_u (local.get $prefix)))))))))
-          (local.set $where (i64.add (local.get $where) (i64.const 16)))
+                  (i32.add (i32.load8_u (local.get $from)) (i32.load8_u (local.get $behind)))))
+              (if (i32.ge_u (i32.load (local.get $s4)) (global.get $HEADER_BYTES))
+                (then
+                  (local.set $sink (i32.add (local.get $sink) (i32.load8_u offset=64 (local.get $behind))))))))
+          (local.set $s4 (i64.add (local.get $s4) (i64.const 8)))
+          (local.set $s8 (i64.add (local.get $s8) (i64.const 16)))
           (local.set $count (i32.sub (local.get $count) (i32.const 1)))
+          (br $next))))
+    (global.set $sink (local.get $sink)))
+
+  ;; Loads from the lines of the descriptors that $count entries of the avail ring from $at on name, and does nothing with them:
+  ;; every fourth, since four have a line, and drivers that use them in order are the ones that are fast. A driver may have
+  ;; written any head: masked, it leads into the table, and who takes the chain reads it anew.
+  (func $touchDescriptors (param $ring i64) (param $table i64) (param $at i32) (param $count i32) (param $mask i32)
+    (local $end i32) (local $sink i32)
+    (local.set $end (i32.add (local.get $at) (local.get $count)))
+    (loop $next
+      (if (i32.lt_s (local.get $at) (local.get $end))
+        (then
+          (local.set $sink
+            (i32.add (local.get $sink)
+              (i32.load8_u
+                (i64.add (local.get $table)
+                  (i64.extend_i32_u
+                    (i32.shl
+                      (i32.and (local.get $mask)
+                        (i32.load16_u
+                          (i64.add (local.get $ring)
+                            (i64.extend_i32_u
+                              (i32.shl (i32.and (local.get $at) (local.get $mask)) (i32.const 1))))))
+                      (i32.const 4)))))))
+          (local.set $at (i32.add (local.get $at) (i32.const 4)))
           (br $next))))
     (global.set $sink (local.get $sink)))
 
@@ -229,7 +284,7 @@
     (result i32)
     (local $b i64) (local $ring i64) (local $table i64) (local $start i64) (local $size i64) (local $base i64)
     (local $head i32) (local $d i64) (local $address i64) (local $rest i64) (local $len i32) (local $frame i32)
-    (local $note i32) (local $sink i32) (local $mask i32)
+    (local $i2 i64) (local $s4 i64) (local $s8 i64) (local $mask i32)
     (local.set $b (i64.extend_i32_u (local.get $batch)))
     (local.set $ring (call $offsetOf (local.get $avail)))
     (local.set $table (call $offsetOf (local.get $desc)))
@@ -238,10 +293,11 @@
     ;; Arena offset of what stands at $start.
     (local.set $base (call $offsetOf (f64.add (local.get $from) (local.get $delta))))
     (local.set $mask (i32.sub (local.get $num) (i32.const 1)))
-    (local.set $sink
-      (call $touchDescriptors (local.get $ring) (local.get $table) (local.get $num) (local.get $at) (local.get $limit)))
     (local.set $frame (local.get $first))
-    (local.set $note (local.get $segment))
+    (local.set $i2 (i64.add (local.get $b) (i64.shl (i64.extend_i32_u (local.get $first)) (i64.const 1))))
+    (local.set $s4 (call $segmentLength (local.get $b) (local.get $segment)))
+    (local.set $s8 (call $segmentAddress (local.get $b) (local.get $segment)))
+    (call $touchDescriptors (local.get $ring) (local.get $table) (local.get $at) (local.get $limit) (local.get $mask))
     (block $done
       (loop $next
         (br_if $done (i32.eqz (local.get $limit)))
@@ -258,23 +314,18 @@
         (br_if $done (i64.ne (i64.and (local.get $rest) (i64.const 0x700000000)) (i64.const 0)))
         (br_if $done (i32.lt_u (local.get $len) (local.get $least)))
         (br_if $done (i32.gt_u (local.get $len) (local.get $most)))
-        (br_if $done (i64.gt_u (local.get $address) (local.get $size)))
-        (br_if $done
-          (i64.gt_u (i64.extend_i32_u (local.get $len)) (i64.sub (local.get $size) (local.get $address))))
+        (br_if $done (call $isOutside (local.get $address) (i64.extend_i32_u (local.get $len)) (local.get $size)))
         (local.set $address (i64.add (local.get $base) (local.get $address)))
-        (f64.store offset=8 (call $segmentAddress (local.get $b) (local.get $note))
-          (f64.convert_i64_s (i64.add (global.get $base) (local.get $address))))
-        (i32.store offset=4 (call $segmentLength (local.get $b) (local.get $note)) (local.get $len))
-        (i32.store16
-          (i64.add (i64.add (local.get $b) (global.get $HEADS)) (i64.extend_i32_u (i32.shl (local.get $frame) (i32.const 1))))
+        (call $noteBuffer (local.get $i2) (local.get $s4) (local.get $s8) (local.get $address) (local.get $len)
           (local.get $head))
         (local.set $at (i32.add (local.get $at) (i32.const 1)))
-        (local.set $note (i32.add (local.get $note) (i32.const 2)))
+        (local.set $i2 (i64.add (local.get $i2) (i64.const 2)))
+        (local.set $s4 (i64.add (local.get $s4) (i64.const 8)))
+        (local.set $s8 (i64.add (local.get $s8) (i64.const 16)))
         (local.set $frame (i32.add (local.get $frame) (i32.const 1)))
         (local.set $limit (i32.sub (local.get $limit) (i32.const 1)))
         (br $next)))
-    (global.set $sink (local.get $sink))
-    (i32.store (i64.add (local.get $b) (global.get $BYTES_GATHERED))
+    (i32.store offset=$BYTES_GATHERED (local.get $b)
       (call $gatherBuffers
         (local.get $batch) (local.get $first) (local.get $frame) (local.get $prefix) (local.get $segment)))
     (i32.sub (local.get $frame) (local.get $first)))
@@ -283,7 +334,7 @@
   ;; kind or one that is too short, and their used entries. Gives the first frame left.
   ;; $used: address of the used ring's entries; the rest as in receiveBuffers.
   ;;
-  ;; The descriptors' lines are asked for first, then the buffers' ($touchPlace), all of a batch, before they are needed.
+  ;; The lines of descriptors and buffers are asked for before they are needed ($touchDescriptors, $placeNoted).
   (func (export "deliverBuffers")
     (param $batch i32) (param $first i32) (param $end i32) (param $avail f64) (param $desc f64) (param $used f64)
     (param $num i32) (param $at i32) (param $usedIdx i32)
@@ -292,7 +343,7 @@
     (local $b i64) (local $ring i64) (local $table i64) (local $out i64) (local $start i64) (local $size i64)
     (local $base i64) (local $mask i32)
     (local $head i32) (local $d i64) (local $address i64) (local $rest i64) (local $len i32) (local $total i32)
-    (local $frame i32)
+    (local $frame i32) (local $i4 i64) (local $i8 i64)
     (local.set $frame (local.get $first))
     (local.set $b (i64.extend_i32_u (local.get $batch)))
     (local.set $ring (call $offsetOf (local.get $avail)))
@@ -302,9 +353,10 @@
     (local.set $size (i64.sub (i64.trunc_sat_f64_u (local.get $to)) (local.get $start)))
     (local.set $base (call $offsetOf (f64.add (local.get $from) (local.get $delta))))
     (local.set $mask (i32.sub (local.get $num) (i32.const 1)))
-    (global.set $sink
-      (call $touchDescriptors (local.get $ring) (local.get $table) (local.get $num) (local.get $at)
-        (i32.sub (local.get $end) (local.get $first))))
+    (local.set $i4 (i64.add (local.get $b) (i64.shl (i64.extend_i32_u (local.get $first)) (i64.const 2))))
+    (local.set $i8 (i64.add (local.get $b) (i64.shl (i64.extend_i32_u (local.get $first)) (i64.const 3))))
+    (call $touchDescriptors (local.get $ring) (local.get $table) (local.get $at)
+      (i32.sub (local.get $end) (local.get $first)) (local.get $mask))
     (block $done
       (loop $next
         (br_if $done (i32.ge_u (local.get $first) (local.get $end)))
@@ -319,14 +371,12 @@
         (local.set $len (i32.wrap_i64 (local.get $rest)))
         (local.set $total
           (i32.add
-            (i32.load (i64.add (local.get $b) (i64.extend_i32_u (i32.shl (local.get $first) (i32.const 2)))))
+            (i32.load offset=$LENGTH (local.get $i4))
             (local.get $header)))
         ;; WRITE and neither NEXT nor INDIRECT, room for the frame, and inside of the memory.
         (br_if $done (i64.ne (i64.and (local.get $rest) (i64.const 0x700000000)) (i64.const 0x200000000)))
         (br_if $done (i32.lt_u (local.get $len) (local.get $total)))
-        (br_if $done (i64.gt_u (local.get $address) (local.get $size)))
-        (br_if $done
-          (i64.gt_u (i64.extend_i32_u (local.get $len)) (i64.sub (local.get $size) (local.get $address))))
+        (br_if $done (call $isOutside (local.get $address) (i64.extend_i32_u (local.get $len)) (local.get $size)))
         (i64.store
           (i64.add (local.get $out)
             (i64.extend_i32_u (i32.shl (i32.and (local.get $usedIdx) (local.get $mask)) (i32.const 3))))
@@ -334,82 +384,236 @@
             (i64.extend_i32_u (local.get $head))
             (i64.shl (i64.extend_i32_u (local.get $total)) (i64.const 32))))
         (local.set $address (i64.add (local.get $base) (local.get $address)))
-        (i64.store
-          (i64.add (i64.add (local.get $b) (global.get $PLACE_TO)) (i64.extend_i32_u (i32.shl (local.get $first) (i32.const 3))))
-          (local.get $address))
+        (i64.store offset=$PLACE_TO (local.get $i8) (local.get $address))
+        (local.set $i8 (i64.add (local.get $i8) (i64.const 8)))
+        (local.set $i4 (i64.add (local.get $i4) (i64.const 4)))
         (local.set $at (i32.add (local.get $at) (i32.const 1)))
         (local.set $usedIdx (i32.add (local.get $usedIdx) (i32.const 1)))
         (local.set $first (i32.add (local.get $first) (i32.const 1)))
         (br $next)))
-    (local.set $head (local.get $frame))
-    (loop $touch
-      (if (i32.lt_u (local.get $head) (local.get $first))
-        (then
-          (call $touchPlace (local.get $b) (local.get $head)
-            (i64.load
-              (i64.add (i64.add (local.get $b) (global.get $PLACE_TO)) (i64.extend_i32_u (i32.shl (local.get $head) (i32.const 3)))))
-            (local.get $header))
-          (local.set $head (i32.add (local.get $head) (i32.const 1)))
-          (br $touch))))
-    (loop $place
-      (if (i32.lt_u (local.get $frame) (local.get $first))
-        (then
-          (call $placeNear (local.get $b) (local.get $frame)
-            (i64.load
-              (i64.add (i64.add (local.get $b) (global.get $PLACE_TO)) (i64.extend_i32_u (i32.shl (local.get $frame) (i32.const 3)))))
-            (local.get $header))
-          (local.set $frame (i32.add (local.get $frame) (i32.const 1)))
-          (br $place))))
+    (call $placeNoted (local.get $b) (local.get $frame) (local.get $first) (local.get $header))
     (local.get $first))
 
-  ;; Loads from the lines of the descriptors that $count entries of the avail ring name, four descriptors a line.
-  (func $touchDescriptors (param $ring i64) (param $table i64) (param $num i32) (param $at i32) (param $count i32)
+  ;; The second half of a packed descriptor (virtio 1.2 §2.8.13): len, id in bits 32 to 47, flags above: NEXT, WRITE and
+  ;; INDIRECT in bits 48 to 50, AVAIL in bit 55, USED in bit 63.
+  (global $PACKED_KIND i64 (i64.const 0x0007000000000000))
+  (global $PACKED_WRITE i64 (i64.const 0x0002000000000000))
+  (global $PACKED_AVAIL i64 (i64.const 0x0080000000000000))
+  (global $PACKED_OWNER i64 (i64.const 0x8080000000000000))
+
+  ;; The AVAIL and USED bits of a descriptor that is available where the driver's wrap counter is $wrap (§2.8.1).
+  (func $availableAt (param $wrap i32) (result i64)
+    (select (global.get $PACKED_AVAIL) (i64.xor (global.get $PACKED_OWNER) (global.get $PACKED_AVAIL)) (local.get $wrap)))
+
+  ;; PackedVirtqueue.receive: receiveBuffers for a packed virtqueue (virtio 1.2 §2.8), from descriptor $at on, where the
+  ;; driver's wrap counter is $wrap. Buffer ids go to the column of heads.
+  ;;
+  ;; The half with the flags is read first, by an atomic load behind which the address is read; it is read once.
+  (func (export "receivePackedBuffers")
+    (param $batch i32) (param $limit i32) (param $desc f64) (param $num i32) (param $at i32) (param $wrap i32)
+    (param $from f64) (param $to f64) (param $delta f64) (param $prefix i32) (param $least i32) (param $most i32)
+    (param $first i32) (param $segment i32)
     (result i32)
-    (local $sink i32) (local $head i32) (local $end i32) (local $mask i32)
-    (local.set $mask (i32.sub (local.get $num) (i32.const 1)))
-    (local.set $end (i32.add (local.get $at) (local.get $count)))
-    (loop $next
-      (if (i32.lt_u (local.get $at) (local.get $end))
+    (local $b i64) (local $table i64) (local $start i64) (local $size i64) (local $base i64) (local $owner i64)
+    (local $d i64) (local $address i64) (local $rest i64) (local $len i32) (local $frame i32)
+    (local $i2 i64) (local $s4 i64) (local $s8 i64)
+    (local.set $b (i64.extend_i32_u (local.get $batch)))
+    (local.set $table (call $offsetOf (local.get $desc)))
+    (local.set $start (i64.trunc_sat_f64_u (local.get $from)))
+    (local.set $size (i64.sub (i64.trunc_sat_f64_u (local.get $to)) (local.get $start)))
+    (local.set $base (call $offsetOf (f64.add (local.get $from) (local.get $delta))))
+    (local.set $owner (call $availableAt (local.get $wrap)))
+    (local.set $frame (local.get $first))
+    (local.set $i2 (i64.add (local.get $b) (i64.shl (i64.extend_i32_u (local.get $first)) (i64.const 1))))
+    (local.set $s4 (call $segmentLength (local.get $b) (local.get $segment)))
+    (local.set $s8 (call $segmentAddress (local.get $b) (local.get $segment)))
+    (block $done
+      (loop $next
+        (br_if $done (i32.eqz (local.get $limit)))
+        (local.set $d (i64.add (local.get $table) (i64.extend_i32_u (i32.shl (local.get $at) (i32.const 4)))))
+        (local.set $rest (i64.atomic.load offset=8 (local.get $d)))
+        ;; Available, neither NEXT nor WRITE nor INDIRECT, a frame's length, and inside of the memory.
+        (br_if $done
+          (i64.ne
+            (i64.and (local.get $rest) (i64.or (global.get $PACKED_OWNER) (global.get $PACKED_KIND)))
+            (local.get $owner)))
+        (local.set $address (i64.sub (i64.load (local.get $d)) (local.get $start)))
+        (local.set $len (i32.wrap_i64 (local.get $rest)))
+        (br_if $done (i32.lt_u (local.get $len) (local.get $least)))
+        (br_if $done (i32.gt_u (local.get $len) (local.get $most)))
+        (br_if $done (call $isOutside (local.get $address) (i64.extend_i32_u (local.get $len)) (local.get $size)))
+        (call $noteBuffer (local.get $i2) (local.get $s4) (local.get $s8)
+          (i64.add (local.get $base) (local.get $address)) (local.get $len)
+          (i32.wrap_i64 (i64.shr_u (local.get $rest) (i64.const 32))))
+        (local.set $at (i32.add (local.get $at) (i32.const 1)))
+        (if (i32.eq (local.get $at) (local.get $num))
+          (then
+            (local.set $at (i32.const 0))
+            (local.set $owner (i64.xor (local.get $owner) (global.get $PACKED_OWNER)))))
+        (local.set $i2 (i64.add (local.get $i2) (i64.const 2)))
+        (local.set $s4 (i64.add (local.get $s4) (i64.const 8)))
+        (local.set $s8 (i64.add (local.get $s8) (i64.const 16)))
+        (local.set $frame (i32.add (local.get $frame) (i32.const 1)))
+        (local.set $limit (i32.sub (local.get $limit) (i32.const 1)))
+        (br $next)))
+    (i32.store offset=$BYTES_GATHERED (local.get $b)
+      (call $gatherBuffers
+        (local.get $batch) (local.get $first) (local.get $frame) (local.get $prefix) (local.get $segment)))
+    (i32.sub (local.get $frame) (local.get $first)))
+
+  ;; PackedVirtqueue.deliver: deliverBuffers for a packed virtqueue. Used descriptors are written from $usedAt on, where the
+  ;; device's wrap counter is $usedWrap; with $hold all but the first, which shows the driver all of them (§2.8.4). Buffer
+  ;; ids go to the column of heads.
+  (func (export "deliverPackedBuffers")
+    (param $batch i32) (param $first i32) (param $end i32) (param $desc f64) (param $num i32) (param $at i32)
+    (param $wrap i32) (param $usedAt i32) (param $usedWrap i32) (param $hold i32)
+    (param $from f64) (param $to f64) (param $delta f64) (param $header i32)
+    (result i32)
+    (local $b i64) (local $table i64) (local $start i64) (local $size i64) (local $base i64) (local $owner i64)
+    (local $used i64) (local $d i64) (local $address i64) (local $rest i64) (local $total i32) (local $frame i32)
+    (local $i2 i64) (local $i4 i64) (local $i8 i64)
+    (local.set $frame (local.get $first))
+    (local.set $b (i64.extend_i32_u (local.get $batch)))
+    (local.set $table (call $offsetOf (local.get $desc)))
+    (local.set $start (i64.trunc_sat_f64_u (local.get $from)))
+    (local.set $size (i64.sub (i64.trunc_sat_f64_u (local.get $to)) (local.get $start)))
+    (local.set $base (call $offsetOf (f64.add (local.get $from) (local.get $delta))))
+    (local.set $owner (call $availableAt (local.get $wrap)))
+    ;; §2.8.4: WRITE in a used descriptor says that its length means something.
+    (local.set $used
+      (i64.or (global.get $PACKED_WRITE)
+        (select (global.get $PACKED_OWNER) (i64.const 0) (local.get $usedWrap))))
+    (local.set $i2 (i64.add (local.get $b) (i64.shl (i64.extend_i32_u (local.get $first)) (i64.const 1))))
+    (local.set $i4 (i64.add (local.get $b) (i64.shl (i64.extend_i32_u (local.get $first)) (i64.const 2))))
+    (local.set $i8 (i64.add (local.get $b) (i64.shl (i64.extend_i32_u (local.get $first)) (i64.const 3))))
+    (block $done
+      (loop $next
+        (br_if $done (i32.ge_u (local.get $first) (local.get $end)))
+        (local.set $d (i64.add (local.get $table) (i64.extend_i32_u (i32.shl (local.get $at) (i32.const 4)))))
+        (local.set $rest (i64.atomic.load offset=8 (local.get $d)))
+        ;; Available, WRITE and neither NEXT nor INDIRECT, room for the frame, and inside of the memory.
+        (br_if $done
+          (i64.ne
+            (i64.and (local.get $rest) (i64.or (global.get $PACKED_OWNER) (global.get $PACKED_KIND)))
+            (i64.or (local.get $owner) (global.get $PACKED_WRITE))))
+        (local.set $address (i64.sub (i64.load (local.get $d)) (local.get $start)))
+        (local.set $total
+          (i32.add
+            (i32.load offset=$LENGTH (local.get $i4))
+            (local.get $header)))
+        (br_if $done (i32.lt_u (i32.wrap_i64 (local.get $rest)) (local.get $total)))
+        (br_if $done
+          (call $isOutside (local.get $address) (i64.and (local.get $rest) (i64.const 0xffffffff)) (local.get $size)))
+        (i32.store16 offset=$HEADS (local.get $i2)
+          (i32.wrap_i64 (i64.shr_u (local.get $rest) (i64.const 32))))
+        (if (local.get $hold)
+          (then (local.set $hold (i32.const 0)))
+          (else
+            (i64.store offset=8
+              (i64.add (local.get $table) (i64.extend_i32_u (i32.shl (local.get $usedAt) (i32.const 4))))
+              (i64.or
+                (i64.or (i64.extend_i32_u (local.get $total)) (local.get $used))
+                (i64.and (local.get $rest) (i64.const 0x0000ffff00000000))))))
+        (i64.store offset=$PLACE_TO (local.get $i8) (i64.add (local.get $base) (local.get $address)))
+        (local.set $i8 (i64.add (local.get $i8) (i64.const 8)))
+        (local.set $i4 (i64.add (local.get $i4) (i64.const 4)))
+        (local.set $i2 (i64.add (local.get $i2) (i64.const 2)))
+        (local.set $at (i32.add (local.get $at) (i32.const 1)))
+        (if (i32.eq (local.get $at) (local.get $num))
+          (then
+            (local.set $at (i32.const 0))
+            (local.set $owner (i64.xor (local.get $owner) (global.get $PACKED_OWNER)))))
+        (local.set $usedAt (i32.add (local.get $usedAt) (i32.const 1)))
+        (if (i32.eq (local.get $usedAt) (local.get $num))
+          (then
+            (local.set $usedAt (i32.const 0))
+            (local.set $used (i64.xor (local.get $used) (global.get $PACKED_OWNER)))))
+        (local.set $first (i32.add (local.get $first) (i32.const 1)))
+        (br $next)))
+    (call $placeNoted (local.get $b) (local.get $frame) (local.get $first) (local.get $header))
+    (local.get $first))
+
+  ;; Notes a buffer that a frame came in at segment $note + 1, whose length and address columns begin at $s4 and $s8 less one
+  ;; entry, and the head of its chain at $i2.
+  (func $noteBuffer (param $i2 i64) (param $s4 i64) (param $s8 i64) (param $address i64) (param $len i32) (param $head i32)
+    (f64.store offset=8 (local.get $s8) (f64.convert_i64_s (i64.add (global.get $base) (local.get $address))))
+    (i32.store offset=4 (local.get $s4) (local.get $len))
+    (i32.store16 offset=$HEADS (local.get $i2) (local.get $head)))
+
+  ;; Writes frames $frame to $end - 1, each with its virtio-net header, to the arena offsets noted.
+  (func $placeNoted (param $b i64) (param $frame i32) (param $end i32) (param $header i32)
+    (local $i i32) (local $i4 i64) (local $i8 i64) (local $slot i64) (local $header64 i64) (local $to i64)
+    (local.set $i (local.get $frame))
+    (local.set $i8 (i64.add (local.get $b) (i64.shl (i64.extend_i32_u (local.get $frame)) (i64.const 3))))
+    (local.set $i4 (i64.add (local.get $b) (i64.shl (i64.extend_i32_u (local.get $frame)) (i64.const 2))))
+    (local.set $header64 (i64.extend_i32_u (local.get $header)))
+    (loop $touch
+      (if (i32.lt_u (local.get $i) (local.get $end))
         (then
-          (local.set $head
-            (i32.load16_u
-              (i64.add (local.get $ring)
-                (i64.extend_i32_u (i32.shl (i32.and (local.get $at) (local.get $mask)) (i32.const 1))))))
-          (if (i32.lt_u (local.get $head) (local.get $num))
-            (then
-              (local.set $sink
-                (i32.add (local.get $sink)
-                  (i32.load (i64.add (local.get $table) (i64.extend_i32_u (i32.shl (local.get $head) (i32.const 4)))))))))
-          (local.set $at (i32.add (local.get $at) (i32.const 4)))
-          (br $next))))
-    (local.get $sink))
+          (call $touchPlace
+            (i64.load offset=$PLACE_TO (local.get $i8)) (local.get $header64) (i32.load offset=$LENGTH (local.get $i4)))
+          (local.set $i8 (i64.add (local.get $i8) (i64.const 8)))
+          (local.set $i4 (i64.add (local.get $i4) (i64.const 4)))
+          (local.set $i (i32.add (local.get $i) (i32.const 1)))
+          (br $touch))))
+    (local.set $i8 (i64.add (local.get $b) (i64.shl (i64.extend_i32_u (local.get $frame)) (i64.const 3))))
+    (local.set $i4 (i64.add (local.get $b) (i64.shl (i64.extend_i32_u (local.get $frame)) (i64.const 2))))
+    (local.set $slot (call $slotOf (local.get $b) (local.get $frame)))
+    (loop $place
+      (if (i32.lt_u (local.get $frame) (local.get $end))
+        (then
+          (local.set $to (i64.load offset=$PLACE_TO (local.get $i8)))
+          (call $writeNetHeader (local.get $b) (local.get $frame) (local.get $to) (local.get $header))
+          (local.set $to (i64.add (local.get $to) (local.get $header64)))
+          ;; All of a short frame stands in its slot.
+          (if (i32.eq (i32.load offset=$SEGMENT_COUNT (local.get $i4)) (i32.const 1))
+            (then (call $near (local.get $to) (local.get $slot) (i32.load offset=$LENGTH (local.get $i4))))
+            (else (call $placeSegments (local.get $b) (local.get $frame) (local.get $to))))
+          (local.set $slot (i64.add (local.get $slot) (global.get $SLOT_BYTES)))
+          (local.set $i8 (i64.add (local.get $i8) (i64.const 8)))
+          (local.set $i4 (i64.add (local.get $i4) (i64.const 4)))
+          (local.set $frame (i32.add (local.get $frame) (i32.const 1)))
+          (br $place)))))
+
+  ;; Whether $len bytes from $address on reach beyond $size, whatever a driver wrote into the first two.
+  (func $isOutside (param $address i64) (param $len i64) (param $size i64) (result i32)
+    (i32.or
+      (i64.gt_u (local.get $address) (local.get $size))
+      (i64.gt_u (local.get $len) (i64.sub (local.get $size) (local.get $address)))))
 
   ;; Arena offset of an absolute address.
   (func $offsetOf (param $address f64) (result i64)
     (i64.sub (i64.reinterpret_f64 (f64.add (local.get $address) (f64.const 0x1p52))) (global.get $origin)))
 
-  ;; Writes the first and the last byte of a frame that will be written to arena offset $to, $header bytes behind it: its
-  ;; lines come from the cache of the driver's processor, many at a time.
-  (func $touchPlace (param $at i64) (param $frame i32) (param $to i64) (param $header i32)
-    (local.set $to (i64.add (local.get $to) (i64.extend_i32_u (local.get $header))))
-    (i32.store8 (local.get $to) (i32.const 0))
-    (i32.store8
-      (i64.add (local.get $to)
-        (i64.extend_i32_u
-          (i32.sub
-            (i32.load (i64.add (local.get $at) (i64.extend_i32_u (i32.shl (local.get $frame) (i32.const 2)))))
-            (i32.const 1))))
-      (i32.const 0)))
+  ;; Asks for lines that a frame of $length bytes, and a virtio-net header of $header bytes before it, will be written to, from
+  ;; arena offset $to on: they come from the cache of the driver's processor, many at a time.
+  ;;
+  ;; The header's by a load, since mostly it is not written at all. A longer frame's first and last by stores.
+  ;; Not a short one's: while its stores wait for their line nothing else does, and a store more only lengthens the queue.
+  (func $touchPlace (param $to i64) (param $header i64) (param $length i32)
+    (local $frame i64)
+    (if (i32.gt_u (local.get $length) (global.get $LINE_BYTES))
+      (then
+        (local.set $frame (i64.add (local.get $to) (local.get $header)))
+        (i32.store8 (local.get $frame) (i32.const 0))
+        (i32.store8
+          (i64.sub (i64.add (local.get $frame) (i64.extend_i32_u (local.get $length))) (i64.const 1))
+          (i32.const 0))))
+    (global.set $sink (i32.load8_u (local.get $to))))
 
   ;; Writes a whole frame with its virtio-net header to arena offset $to.
   (func $placeNear (param $at i64) (param $frame i32) (param $to i64) (param $header i32)
+    (call $writeNetHeader (local.get $at) (local.get $frame) (local.get $to) (local.get $header))
+    (call $placeSegments (local.get $at) (local.get $frame)
+      (i64.add (local.get $to) (i64.extend_i32_u (local.get $header)))))
+
+  ;; Writes all segments of a frame to arena offset $to.
+  (func $placeSegments (param $at i64) (param $frame i32) (param $to i64)
     (local $i i64) (local $segment i32) (local $more i32) (local $n i32) (local $from i64)
     (local.set $i (i64.add (local.get $at) (i64.shl (i64.extend_i32_u (local.get $frame)) (i64.const 2))))
-    (local.set $segment (i32.load offset=256 (local.get $i)))
-    (local.set $more (i32.load offset=512 (local.get $i)))
+    (local.set $segment (i32.load offset=$FIRST_SEGMENT (local.get $i)))
+    (local.set $more (i32.load offset=$SEGMENT_COUNT (local.get $i)))
     (local.set $n (i32.load (call $segmentLength (local.get $at) (local.get $segment))))
-    (call $writeNetHeader (local.get $at) (local.get $frame) (local.get $to) (local.get $header))
-    (local.set $to (i64.add (local.get $to) (i64.extend_i32_u (local.get $header))))
     (call $near (local.get $to) (call $slotOf (local.get $at) (local.get $frame)) (local.get $n))
     (loop $rest
       (local.set $more (i32.sub (local.get $more) (i32.const 1)))
@@ -431,24 +635,24 @@
   ;; FrameBatch.append: frame $frame of the batch at arena offset $batch, whose buffers begin with $prefix bytes of the
   ;; port's own header.
   (func (export "gather") (param $batch i32) (param $frame i32) (param $prefix i32)
-    (local $at i64) (local $slot i64)
+    (local $at i64) (local $slot i64) (local $i i64) (local $kind i32)
     (local.set $at (i64.extend_i32_u (local.get $batch)))
     (local.set $slot (call $slotOf (local.get $at) (local.get $frame)))
     (call $gatherFrame (local.get $at) (local.get $frame) (local.get $slot) (local.get $prefix))
-    (drop (call $readNetHeader (local.get $at) (local.get $frame) (local.get $slot) (local.get $prefix)))
-    (drop (call $addresses (local.get $at) (local.get $frame) (local.get $slot)))
-    (i32.store8
-      (i64.add (i64.add (local.get $at) (global.get $REPEATS)) (i64.extend_i32_u (local.get $frame))) (i32.const 0)))
+    (if (i32.ge_u (local.get $prefix) (global.get $NET_HDR_BYTES))
+      (then (local.set $kind (i32.load16_u (i64.sub (local.get $slot) (i64.extend_i32_u (local.get $prefix)))))))
+    (local.set $i (i64.add (local.get $at) (i64.extend_i32_u (local.get $frame))))
+    (call $noteOffloads (local.get $i) (local.get $frame) (local.get $kind)
+      (i64.sub (local.get $slot) (i64.extend_i32_u (local.get $prefix))))
+    (v128.store offset=$ADDRESSES
+      (i64.add (local.get $at) (i64.shl (i64.extend_i32_u (local.get $frame)) (i64.const 4)))
+      (call $macsOf (v128.load (local.get $slot))))
+    (i32.store8 offset=$REPEATS (local.get $i) (i32.const 0)))
 
-  ;; Puts the MAC addresses of a frame into their column: destination and source, each as 16 and 32 bits in network order.
-  (func $addresses (param $at i64) (param $frame i32) (param $slot i64) (result v128)
-    (local $macs v128)
-    (local.set $macs
-      (i8x16.shuffle 1 0 16 16 5 4 3 2 7 6 16 16 11 10 9 8 (v128.load (local.get $slot)) (v128.const i64x2 0 0)))
-    (v128.store
-      (i64.add (i64.add (local.get $at) (global.get $ADDRESSES)) (i64.shl (i64.extend_i32_u (local.get $frame)) (i64.const 4)))
-      (local.get $macs))
-    (local.get $macs))
+  ;; The MAC addresses of a frame that begins with $bytes, as their column has them: destination and source, each as 16 and
+  ;; 32 bits in network order.
+  (func $macsOf (param $bytes v128) (result v128)
+    (i8x16.shuffle 1 0 16 16 5 4 3 2 7 6 16 16 11 10 9 8 (local.get $bytes) (v128.const i64x2 0 0)))
 
   ;; Arena offset of the frame in slot $i of the batch at $at.
   (func $slotOf (param $at i64) (param $i i32) (result i64)
@@ -462,14 +666,14 @@
     (local $length i32) (local $left i32) (local $here i32)
     (local $read i32) (local $stop i32)
     (local.set $i (i64.add (local.get $at) (i64.shl (i64.extend_i32_u (local.get $frame)) (i64.const 2))))
-    (local.set $length (i32.load (i64.add (local.get $i) (global.get $LENGTH))))
+    (local.set $length (i32.load offset=$LENGTH (local.get $i)))
     (local.set $length
       (select (local.get $length) (global.get $HEADER_BYTES)
         (i32.lt_u (local.get $length) (global.get $HEADER_BYTES))))
     (local.set $to (i64.sub (local.get $slot) (i64.extend_i32_u (local.get $prefix))))
     (local.set $left (i32.add (local.get $length) (local.get $prefix)))
-    (local.set $read (i32.add (i32.load (i64.add (local.get $i) (global.get $FIRST_SEGMENT))) (i32.const 1)))
-    (local.set $stop (i32.add (local.get $read) (i32.load (i64.add (local.get $i) (global.get $SEGMENT_COUNT)))))
+    (local.set $read (i32.add (i32.load offset=$FIRST_SEGMENT (local.get $i)) (i32.const 1)))
+    (local.set $stop (i32.add (local.get $read) (i32.load offset=$SEGMENT_COUNT (local.get $i))))
     (block $full
       (loop $buffer
         (local.set $here (i32.load (call $segmentLength (local.get $at) (local.get $read))))
@@ -493,27 +697,21 @@
     (f64.store (call $segmentAddress (local.get $at) (local.get $read))
       (f64.convert_i64_u (i64.add (global.get $base) (local.get $slot))))
     (i32.store (call $segmentLength (local.get $at) (local.get $read)) (local.get $length))
-    (i32.store (i64.add (local.get $i) (global.get $FIRST_SEGMENT)) (local.get $read))
-    (i32.store (i64.add (local.get $i) (global.get $SEGMENT_COUNT)) (i32.sub (local.get $stop) (local.get $read))))
+    (i32.store offset=$FIRST_SEGMENT (local.get $i) (local.get $read))
+    (i32.store offset=$SEGMENT_COUNT (local.get $i) (i32.sub (local.get $stop) (local.get $read))))
 
-  ;; Reads the virtio-net header before a slot into the columns; none where $prefix is too short for one. Gives flags and
-  ;; gso_type: where both are 0 the other fields mean nothing.
-  (func $readNetHeader (param $at i64) (param $frame i32) (param $slot i64) (param $prefix i32) (result i32)
-    (local $i i64) (local $from i64) (local $kind i32)
-    (local.set $i (i64.add (local.get $at) (i64.extend_i32_u (local.get $frame))))
-    (local.set $from (i64.sub (local.get $slot) (i64.extend_i32_u (local.get $prefix))))
-    (if (i32.ge_u (local.get $prefix) (global.get $NET_HDR_BYTES))
-      (then (local.set $kind (i32.load16_u (local.get $from)))))
-    (i32.store8 (i64.add (local.get $i) (global.get $FLAGS)) (local.get $kind))
-    (i32.store8 (i64.add (local.get $i) (global.get $GSO_TYPE)) (i32.shr_u (local.get $kind) (i32.const 8)))
+  ;; Puts a virtio-net header into the columns of frame $frame, whose columns of bytes begin at $i: flags and gso_type are
+  ;; $kind, and the others are read at $from; where both are 0 they mean nothing.
+  (func $noteOffloads (param $i i64) (param $frame i32) (param $kind i32) (param $from i64)
+    (i32.store8 offset=$FLAGS (local.get $i) (local.get $kind))
+    (i32.store8 offset=$GSO_TYPE (local.get $i) (i32.shr_u (local.get $kind) (i32.const 8)))
     (if (local.get $kind)
       (then
         (local.set $i (i64.add (local.get $i) (i64.extend_i32_u (local.get $frame))))
-        (i32.store16 (i64.add (local.get $i) (global.get $HDR_LEN)) (i32.load16_u offset=2 (local.get $from)))
-        (i32.store16 (i64.add (local.get $i) (global.get $GSO_SIZE)) (i32.load16_u offset=4 (local.get $from)))
-        (i32.store16 (i64.add (local.get $i) (global.get $CSUM_START)) (i32.load16_u offset=6 (local.get $from)))
-        (i32.store16 (i64.add (local.get $i) (global.get $CSUM_OFFSET)) (i32.load16_u offset=8 (local.get $from)))))
-    (local.get $kind))
+        (i32.store16 offset=$HDR_LEN (local.get $i) (i32.load16_u offset=2 (local.get $from)))
+        (i32.store16 offset=$GSO_SIZE (local.get $i) (i32.load16_u offset=4 (local.get $from)))
+        (i32.store16 offset=$CSUM_START (local.get $i) (i32.load16_u offset=6 (local.get $from)))
+        (i32.store16 offset=$CSUM_OFFSET (local.get $i) (i32.load16_u offset=8 (local.get $from))))))
 
   ;; FrameBatch.place: writes frames $first to $end - 1 of the batch at arena offset $batch to where their placeTo says,
   ;; each with a virtio-net header of $header bytes in front.
@@ -526,18 +724,23 @@
         (then
           (local.set $t
             (call $offsetOf
-              (f64.load (i64.add (i64.add (local.get $at) (global.get $PLACE_TO))
-                (i64.shl (i64.extend_i32_u (local.get $i)) (i64.const 3))))))
+              (f64.load offset=$PLACE_TO
+                (i64.add (local.get $at) (i64.shl (i64.extend_i32_u (local.get $i)) (i64.const 3))))))
           (if (i64.eqz (i64.shr_u (local.get $t) (i64.const 34)))
-            (then (call $touchPlace (local.get $at) (local.get $i) (local.get $t) (local.get $header))))
+            (then
+              (call $touchPlace
+                (local.get $t)
+                (i64.extend_i32_u (local.get $header))
+                (i32.load offset=$LENGTH
+                  (i64.add (local.get $at) (i64.shl (i64.extend_i32_u (local.get $i)) (i64.const 2)))))))
           (local.set $i (i32.add (local.get $i) (i32.const 1)))
           (br $touch))))
     (loop $next
       (if (i32.lt_u (local.get $first) (local.get $end))
         (then
           (local.set $to
-            (f64.load (i64.add (i64.add (local.get $at) (global.get $PLACE_TO))
-              (i64.shl (i64.extend_i32_u (local.get $first)) (i64.const 3)))))
+            (f64.load offset=$PLACE_TO
+              (i64.add (local.get $at) (i64.shl (i64.extend_i32_u (local.get $first)) (i64.const 3)))))
           (local.set $t (call $offsetOf (local.get $to)))
           (if (i64.eqz (i64.shr_u (local.get $t) (i64.const 34)))
             (then (call $placeNear (local.get $at) (local.get $first) (local.get $t) (local.get $header)))
@@ -549,8 +752,8 @@
   (func $placeFar (param $at i64) (param $frame i32) (param $to f64) (param $header i32)
     (local $i i64) (local $segment i32) (local $more i32) (local $n i32) (local $from i64)
     (local.set $i (i64.add (local.get $at) (i64.shl (i64.extend_i32_u (local.get $frame)) (i64.const 2))))
-    (local.set $segment (i32.load offset=256 (local.get $i)))
-    (local.set $more (i32.load offset=512 (local.get $i)))
+    (local.set $segment (i32.load offset=$FIRST_SEGMENT (local.get $i)))
+    (local.set $more (i32.load offset=$SEGMENT_COUNT (local.get $i)))
     (local.set $n (i32.load (call $segmentLength (local.get $at) (local.get $segment))))
     (local.set $from
       (i64.sub (call $slotOf (local.get $at) (local.get $frame)) (i64.extend_i32_u (local.get $header))))
@@ -577,8 +780,8 @@
     (local.set $i (i64.add (local.get $at) (i64.extend_i32_u (local.get $frame))))
     (local.set $kind
       (i32.or
-        (i32.load8_u (i64.add (local.get $i) (global.get $FLAGS)))
-        (i32.shl (i32.load8_u (i64.add (local.get $i) (global.get $GSO_TYPE))) (i32.const 8))))
+        (i32.load8_u offset=$FLAGS (local.get $i))
+        (i32.shl (i32.load8_u offset=$GSO_TYPE (local.get $i)) (i32.const 8))))
     ;; The first eight bytes, and csum_offset with num_buffers above.
     (if (local.get $kind)
       (then
@@ -587,11 +790,11 @@
           (i64.or
             (i64.or
               (i64.extend_i32_u (local.get $kind))
-              (i64.shl (i64.load16_u (i64.add (local.get $i) (global.get $HDR_LEN))) (i64.const 16)))
+              (i64.shl (i64.load16_u offset=$HDR_LEN (local.get $i)) (i64.const 16)))
             (i64.or
-              (i64.shl (i64.load16_u (i64.add (local.get $i) (global.get $GSO_SIZE))) (i64.const 32))
-              (i64.shl (i64.load16_u (i64.add (local.get $i) (global.get $CSUM_START))) (i64.const 48)))))
-        (local.set $rest (i32.load16_u (i64.add (local.get $i) (global.get $CSUM_OFFSET))))))
+              (i64.shl (i64.load16_u offset=$GSO_SIZE (local.get $i)) (i64.const 32))
+              (i64.shl (i64.load16_u offset=$CSUM_START (local.get $i)) (i64.const 48)))))
+        (local.set $rest (i32.load16_u offset=$CSUM_OFFSET (local.get $i)))))
     (if (i64.ne (i64.load (local.get $to)) (local.get $first))
       (then (i64.store (local.get $to) (local.get $first))))
     (if (i32.ge_u (local.get $bytes) (global.get $NET_HDR_MRG_RXBUF_BYTES))

@@ -75,6 +75,7 @@ export class FakeQueue implements PortQueue {
   readonly runs: number[] = [];
   readonly enabled: { held: boolean; stalled: boolean }[] = [];
   flushes = 0;
+  notified = 0;
   disabled = 0;
 
   constructor(pollFd = -1) {
@@ -111,6 +112,10 @@ export class FakeQueue implements PortQueue {
 
   flush(): void {
     this.flushes++;
+  }
+
+  notify(): void {
+    this.notified++;
   }
 
   disableNotification(): void {

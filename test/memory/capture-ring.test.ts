@@ -61,6 +61,7 @@ for (const { name, arena } of ARENAS) {
       put(0, long, { high: 7, low: 0xffff_ffff, snaplen: 300, direction: CAPTURE_OUT });
       put(0, short, { high: 8, low: 3, snaplen: 100 });
       assert.equal(reader.peek(), null, 'not before it is published');
+      assert.deepEqual(reader.counters(), { seen: 0, accepted: 0, dropped: 0 }, 'nor counted');
       writers[0]!.publish();
       assert.deepEqual(takeAll(), [
         [7, 0xffff_fffe, 1000, CAPTURE_IN, long],
@@ -113,6 +114,7 @@ for (const { name, arena } of ARENAS) {
         [10, 11, 12],
       );
       put(0, frameBytes(RING_BYTES / 2, 5));
+      writers[0]!.publish();
       assert.deepEqual(reader.counters(), { seen: 14, accepted: 14, dropped: 8 }, 'longer than any record');
       assert.deepEqual(readCaptureCounters(memory.bytes), { seen: 14, accepted: 14, dropped: 8 });
     });

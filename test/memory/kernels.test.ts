@@ -3,7 +3,7 @@ import fs from 'node:fs';
 import { addressOf, viewMemory } from '../../linux/libc.ts';
 import { MAP_ANONYMOUS, MAP_FIXED, MAP_PRIVATE, mmap, PROT_NONE, PROT_READ, PROT_WRITE } from '../../linux/mman.ts';
 import { ARENA_BYTES, Arena } from '../../memory/arena.ts';
-import { ASSEMBLED, assembleKernels } from '../../scripts/kernels.ts';
+import { ASSEMBLED, assembleKernels, placeConstants } from '../../scripts/kernels.ts';
 import { ARENAS, emptyBatch, wasmArena } from '../helpers/arenas.ts';
 import { frameBytes } from '../helpers/frame-bytes.ts';
 
@@ -50,6 +50,15 @@ function plainSum(bytes: Uint8Array): number {
 describe('kernels.wasm', () => {
   it('is what kernels.wat stands for (else: npm run kernels)', async () => {
     assert.deepEqual(new Uint8Array(fs.readFileSync(ASSEMBLED)), new Uint8Array(await assembleKernels()));
+  });
+
+  it('has constants in their places, in offsets too', () => {
+    const text = '(global $A i64 (i64.const 0x10)) (i64.load offset=$A (global.get $A)) (global.get $sink)';
+    assert.equal(placeConstants(text).trim(), '(i64.load offset=0x10 (i64.const 0x10)) (global.get $sink)');
+    assert.throws(
+      () => placeConstants('(i64.load offset=$B (local.get $i))'),
+      /offset=\$B, but there is no constant \$B/,
+    );
   });
 
   it('is not assembled from a text with a mistake, whose line is named', async () => {

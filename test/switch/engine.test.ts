@@ -874,7 +874,7 @@ describe('Engine', () => {
       put(A, ...Array.from({ length: 20 }, () => ethernet(BROADCAST, A)));
       put(B, ethernet(A, B));
       engine.breathe();
-      for (const { queue } of ports.values()) assert.equal(queue.flushes, 1);
+      for (const { queue } of ports.values()) assert.deepEqual([queue.flushes, queue.notified], [1, 1]);
       engine.breathe();
       for (const { queue } of ports.values()) assert.equal(queue.flushes, 1);
     });

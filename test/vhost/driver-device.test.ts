@@ -10,6 +10,7 @@ import { featureSet, VIRTIO_F_VERSION_1, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_RING_F_E
 import { withDaemon } from '../helpers/daemon-fixture.ts';
 import { DriverPort, openClones } from '../helpers/driver-port.ts';
 import { broadcastFrame } from '../helpers/tun-client.ts';
+import { untilPorts } from '../helpers/until.ts';
 
 const SETS = [
   DRIVER_FEATURES,
@@ -67,9 +68,7 @@ describe('DriverDevice on the clones', function () {
       using _a = new DriverPort(daemon, 'drive-a');
       assert.equal((await daemon.rings()).length, 2);
     }
-    for (let tries = 0; tries < 100 && (await daemon.ports()).length > 0; tries++)
-      await new Promise((r) => setTimeout(r, 20));
-    assert.deepEqual(await daemon.ports(), []);
+    await untilPorts(daemon);
   });
 
   describe('refuses', () => {

@@ -3,7 +3,6 @@ import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import { DaemonProcess } from '../../lab/daemon.ts';
 import { RingDevice } from '../../tcpip/devices/ring-device.ts';
 import { NO_ROOM } from '../../tcpip/frame-device.ts';
@@ -33,15 +32,11 @@ import {
   VIRTIO_NET_F_HOST_TSO4,
 } from '../../vhost/virtio.ts';
 import { descriptorsOf } from '../helpers/descriptors.ts';
+import { until } from '../helpers/until.ts';
 import { type Answer, VhostUserBackEnd } from '../helpers/vhost-user-back-end.ts';
 
-const SETTLE_MS = 5000;
 const OFFERED = VHOST_USER_DRIVER_FEATURES | featureSet(VHOST_USER_F_PROTOCOL_FEATURES, 15, 28);
 const PROTOCOL = featureSet(VHOST_USER_PROTOCOL_F_MQ, VHOST_USER_PROTOCOL_F_REPLY_ACK, 2);
-
-async function until(what: string, is: () => boolean): Promise<void> {
-  for (const deadline = Date.now() + SETTLE_MS; !is(); await delay(5)) assert.ok(Date.now() < deadline, `not ${what}`);
-}
 
 describe('a card over vhost-user', () => {
   let directory: string;

@@ -217,6 +217,8 @@ function suite(arena: () => Arena, isPrivate?: PrivateRegions): void {
     disturb(what: 'poll' | 'sleep' | 'remap' | 'restart'): void {
       if (what === 'poll') {
         this.queue.disableNotification();
+        // Behind the driver, where it does not come to.
+        if (this.asking) this.askedFor = this.taken + 0xffff;
         this.asking = false;
       } else if (what === 'sleep') {
         const more = this.queue.enableNotification();
