@@ -69,18 +69,20 @@ describe('a machine', function () {
       await assert.rejects(machine.shInHostRoot('touch package.json 2>&1'), /Read-only file system/);
     });
 
-    it('reboots within the same QEMU, and has its modules and roots again', async () => {
-      const bootId = 'cat /proc/sys/kernel/random/boot_id';
-      const before = await machine.sh(bootId);
-      const { pid } = machine;
-      const lost = assert.rejects(machine.run('sleep 1000'), /the guest was reset/);
-      await machine.reboot();
-      await lost;
-      assert.notEqual(await machine.sh(bootId), before);
-      assert.equal(machine.pid, pid);
-      assert.match(await machine.shInHostRoot('ls'), /package\.json/);
-      assert.match(await machine.sh('lsmod'), /^tun /m);
-    });
+    for (const restart of ['reboot', 'reset'] as const) {
+      it(`${restart}s within the same QEMU, and has its modules and roots again`, async () => {
+        const bootId = 'cat /proc/sys/kernel/random/boot_id';
+        const before = await machine.sh(bootId);
+        const { pid } = machine;
+        const lost = assert.rejects(machine.run('sleep 1000'), /the guest was reset/);
+        await machine[restart]();
+        await lost;
+        assert.notEqual(await machine.sh(bootId), before);
+        assert.equal(machine.pid, pid);
+        assert.match(await machine.shInHostRoot('ls'), /package\.json/);
+        assert.match(await machine.sh('lsmod'), /^tun /m);
+      });
+    }
 
     it('powers off', async () => {
       const waiting = assert.rejects(machine.run('sleep 1000'), /QEMU exited with status 0/);
