@@ -1,7 +1,7 @@
-/** The two threads of cacheLineNs(): one asks and measures, the other answers until it is terminated. */
+/** The two threads of cacheLineNs(): one asks and measures, the other answers. Both go on until they are told to end. */
 import { parentPort, workerData } from 'node:worker_threads';
 import { setAffinity } from '../linux/sched.ts';
-import { type DistanceJob, PING, PONG } from './cpu-distance.ts';
+import { type DistanceJob, END, PING, PONG } from './cpu-distance.ts';
 import { percentile } from './statistics.ts';
 
 const BATCHES = 41;
@@ -13,7 +13,7 @@ const NS_PER_MS = 1e6;
 const { words, cpu, role } = workerData as DistanceJob;
 setAffinity([cpu]);
 if (role === 'answers') {
-  for (let seen = 0; ; ) {
+  for (let seen = 0; Atomics.load(words, END) === 0; ) {
     const ping = Atomics.load(words, PING);
     if (ping !== seen) Atomics.store(words, PONG, ping);
     seen = ping;
@@ -27,7 +27,7 @@ function roundTripNs(before: number): number {
   const start = performance.now();
   for (let trip = before + 1; trip <= before + TRIPS; trip++) {
     Atomics.store(words, PING, trip);
-    while (Atomics.load(words, PONG) !== trip);
+    while (Atomics.load(words, PONG) !== trip) if (Atomics.load(words, END) !== 0) process.exit();
   }
   return ((performance.now() - start) * NS_PER_MS) / TRIPS;
 }

@@ -13,7 +13,7 @@ const SAME = 1.8;
 const WORKER = new URL('./cpu-distance-worker.ts', import.meta.url);
 
 export interface DistanceJob {
-  /** The two words that go to and fro, PING and PONG, on cache lines of their own. */
+  /** The two words that go to and fro, PING and PONG, and END, all on cache lines of their own. */
   words: Int32Array;
   cpu: number;
   role: 'asks' | 'answers';
@@ -22,7 +22,9 @@ export interface DistanceJob {
 /** Places in DistanceJob.words. */
 export const PING = 0;
 export const PONG = 32;
-const WORDS = 64;
+/** Other than 0: both threads shall end. */
+export const END = 64;
+const WORDS = 96;
 
 /**
  * ns for the way of a line between two CPUs and back: the lower quartile of short batches, so that others may be busy on both
@@ -32,26 +34,27 @@ export async function cacheLineNs(one: number, other: number): Promise<number> {
   const words = new Int32Array(new SharedArrayBuffer(WORDS * Int32Array.BYTES_PER_ELEMENT));
   const start = (job: DistanceJob) => new Worker(WORKER, { workerData: job });
   const workers = [start({ words, cpu: other, role: 'answers' }), start({ words, cpu: one, role: 'asks' })];
+  const exits = workers.map((worker) => new Promise((resolve) => worker.once('exit', resolve)));
   try {
     const [ns] = await Promise.race(workers.map((worker) => once(worker, 'message')));
     return ns as number;
   } finally {
-    await Promise.all(workers.map((worker) => worker.terminate()));
+    // Not terminate(): a thread that is ended while it loads koffi takes the whole process with it (napi_throw fails there).
+    Atomics.store(words, END, 1);
+    await Promise.all(exits);
   }
 }
 
-/** Whether all of these are one distance. */
-export function sameDistance(distances: number[]): boolean {
-  return Math.max(...distances) < SAME * Math.min(...distances);
-}
-
-/** Puts together what has no gap of a factor SAME in between, the nearest first; `of` tells an item's distance in ns. */
-export function groupByDistance<T>(items: T[], of: (item: T) => number): T[][] {
-  const groups: T[][] = [];
-  for (const item of items.toSorted((a, b) => of(a) - of(b))) {
-    const group = groups.at(-1);
-    if (group && sameDistance([of(group.at(-1)!), of(item)])) group.push(item);
-    else groups.push([item]);
-  }
-  return groups;
+/**
+ * Items with near CPUs, and with far ones: `timesOf` tells the ns that lines took while each was measured. Far is what took
+ * longer than the geometric mean of the shortest and the longest time of all; an item during which that changed is neither.
+ * Where all times are one distance, so are the items. No group is empty.
+ */
+export function groupByDistance<T>(items: T[], timesOf: (item: T) => number[]): T[][] {
+  const all = items.flatMap(timesOf);
+  const [shortest, longest] = [Math.min(...all), Math.max(...all)];
+  const border = longest < SAME * shortest ? Number.POSITIVE_INFINITY : Math.sqrt(shortest * longest);
+  const near = items.filter((item) => timesOf(item).every((ns) => ns < border));
+  const far = items.filter((item) => timesOf(item).every((ns) => ns >= border));
+  return [near, far].filter((group) => group.length > 0);
 }

@@ -2,22 +2,21 @@
  * Forwarding between two guests in a closed loop: a testpmd plays both with `macswap`, so that every frame received is
  * sent back to where it came from, and the figure is what the loop sustains. The switch runs on CPU 0, the guests on 1.
  *
- * The switches take turns within a round, since the machine's own speed changes from minute to minute: only figures of one
- * call compare. A round in which a switch did not get its processor is thrown away as a whole and repeated. How far the two
- * CPUs were from each other is measured before and after each run, while the loop goes on, and tells runs apart that do not
- * compare (cpu-distance.ts).
+ * In a round all switches are started, each with guests of its own, and share the two CPUs in short turns (turns.ts), since the
+ * machine's own speed changes from second to second: what they are compared by are the runs of one round. A round in which
+ * a switch did not get its processor is thrown away as a whole and repeated.
  */
 import { tail } from '../lab/words.ts';
-import { cpuSeconds, machine } from './cpu.ts';
-import { cacheLineNs, groupByDistance, sameDistance } from './cpu-distance.ts';
-import { Guests, type LoopCounts, type Ring } from './guests.ts';
+import { machine } from './cpu.ts';
+import { groupByDistance } from './cpu-distance.ts';
+import { Guests, type Ring, type StartLoss } from './guests.ts';
 import { pause } from './pause.ts';
 import { median } from './statistics.ts';
 import { type BenchSwitch, type SwitchName, startSwitch } from './switches.ts';
+import { type Contestant, mppsOf, resume, suspend, TURN_SECONDS, type Turn, takeTurns, total } from './turns.ts';
 
 const SWITCH_CPU = 0;
 const GUEST_CPU = 1;
-const SETTLE_SECONDS = 1;
 /** All these switches poll: one that used less than this share of its processor was kept from it. */
 export const FULL_CPU = 0.95;
 /** Starved rounds that are repeated, for each round asked for. */
@@ -25,7 +24,8 @@ const REPEATS = 2;
 const BITS = 8;
 const MEGA_TO_GIGA = 1e3;
 
-export interface ForwardRun {
+/** What is compared: a switch in a place, by the others in the same round, or in the same turn of it. */
+interface Figure {
   switch: SwitchName;
   /** Bytes of a frame, without the checksum. */
   size: number;
@@ -33,19 +33,26 @@ export interface ForwardRun {
   round: number;
   /** Million frames a second received by both guests together. */
   mpps: number;
+  /** Time that the switch spent on a frame, in ns; null when it does not count it. */
+  busy_ns_per_frame: number | null;
+}
+
+export interface ForwardTurn extends Pick<Figure, 'mpps' | 'busy_ns_per_frame'> {
+  /** Round trip of a cache line between the switch's CPU and the guests', before and after, in ns. */
+  cache_line_ns: [number, number];
+}
+
+export interface ForwardRun extends Figure {
   gbps: number;
   /** Processor time of the switch by time measured: 1 is a whole CPU. */
   switch_cpu: number;
-  /** Time that the switch spent on a frame, in ns; null when it does not count it. */
-  busy_ns_per_frame: number | null;
   /** Frames that the loop was started with; see {@link Guests.firstBurst} for this and the next two. */
   start_frames: number;
   start_dropped: number;
   start_lost: number;
   /** Frames in the loop at the end of the run. */
   circulating: number;
-  /** Round trip of a cache line between the switch's CPU and the guests', before and after, in ns. */
-  cache_line_ns: [number, number];
+  turns: ForwardTurn[];
 }
 
 /** A run that gave no figure. */
@@ -62,7 +69,7 @@ export interface ForwardOptions {
   rings: Ring[];
   switches: SwitchName[];
   rounds: number;
-  /** Measured for each run. */
+  /** Measured for each run, in turns of TURN_SECONDS. */
   seconds: number;
   /** Share of its processor under which a switch counts as starved. Default FULL_CPU. */
   starved?: number;
@@ -70,13 +77,13 @@ export interface ForwardOptions {
   report?: (line: string) => void;
 }
 
-/** Median of ringswitch by median of the other, by frame size. */
+/** How many times faster ringswitch is than another: the median over the rounds, by frame size. */
 export type Ratios = Partial<Record<SwitchName, Record<string, number>>>;
 
 export interface DistanceSummary extends Summary {
-  /** The shortest and the longest round trip of a cache line among these runs, in ns. */
+  /** The shortest and the longest round trip of a cache line among these turns, in ns. */
   cache_line_ns: [number, number];
-  runs: number;
+  turns: number;
 }
 
 interface Summary {
@@ -90,7 +97,7 @@ interface Summary {
 export interface ForwardResult extends Summary {
   machine: ReturnType<typeof machine>;
   runs: ForwardRun[];
-  /** The medians and ratios of runs alone before and after which the CPUs were equally far from each other. The nearest first. */
+  /** The same of turns with near CPUs alone, and of those with far ones. */
   by_distance: DistanceSummary[];
   /** Rounds thrown away because a switch was starved. */
   discarded: ForwardRun[];
@@ -131,125 +138,141 @@ export async function forward(options: ForwardOptions): Promise<ForwardResult> {
   return { machine: machine(), runs, ...summarize(runs), by_distance: summarizeByDistance(runs), discarded, failed };
 }
 
-interface Cell {
-  size: number;
-  ring: Ring;
-  round: number;
+type Cell = Pick<ForwardRun, 'size' | 'ring' | 'round'>;
+
+/** A switch with its loop, and what became of the frames that this began with. */
+interface Started extends Contestant {
+  start: StartLoss;
 }
 
+/** The runs of a round, and why others are missing: of a switch that does not start or moves nothing, and of all when one ends. */
 async function runRound(
   { switches, seconds, report = () => {} }: ForwardOptions,
   cell: Cell,
 ): Promise<{ runs: ForwardRun[]; failed: FailedRun[] }> {
-  const runs: ForwardRun[] = [];
   const failed: FailedRun[] = [];
+  const fail = (name: SwitchName, error: unknown) => {
+    const reason = (error as Error).message;
+    failed.push({ switch: name, ...cell, reason });
+    report(`${name} ${cell.size} B ${cell.ring} failed: ${reason}`);
+  };
+  await using stack = new AsyncDisposableStack();
+  const started: Started[] = [];
   for (const name of switches) {
     await pause(0);
     try {
-      const run = await runOne(name, cell, seconds);
+      started.push(await startOne(name, cell, stack));
+    } catch (error) {
+      await pause(0); // An interruption is no result.
+      fail(name, error);
+    }
+  }
+  const runs: ForwardRun[] = [];
+  let results: Turn[][];
+  try {
+    const turns = Math.ceil(seconds / TURN_SECONDS);
+    results = await takeTurns(started, { turns, cpus: [SWITCH_CPU, GUEST_CPU] });
+  } catch (error) {
+    await pause(0);
+    for (const { bench } of started) fail(bench.name, withLastWords(bench, error));
+    return { runs, failed };
+  }
+  for (const [i, contestant] of started.entries()) {
+    try {
+      resume(contestant);
+      const run = runOf(contestant, cell, results[i]!, await contestant.guests.stopLoop());
       runs.push(run);
       report(runLine(run));
     } catch (error) {
-      await pause(0); // An interruption is no result.
-      const reason = (error as Error).message;
-      failed.push({ switch: name, ...cell, reason });
-      report(`${name} ${cell.size} B ${cell.ring} failed: ${reason}`);
+      await pause(0);
+      fail(contestant.bench.name, withLastWords(contestant.bench, error));
     }
+    suspend(contestant);
   }
   return { runs, failed };
 }
 
-async function runOne(name: SwitchName, cell: Cell, seconds: number): Promise<ForwardRun> {
-  await using bench = await startSwitch(name, { cpu: SWITCH_CPU });
+/** What it starts is suspended, and ended by `stack`, or at once when it is not started whole. */
+async function startOne(name: SwitchName, { size, ring }: Cell, stack: AsyncDisposableStack): Promise<Started> {
+  await using parts = new AsyncDisposableStack();
+  const bench = parts.use(await startSwitch(name, { cpu: SWITCH_CPU }));
   try {
-    return await runLoop(bench, cell, seconds);
+    const guests = parts.use(await Guests.start(bench, { cpu: GUEST_CPU, ring }));
+    const start = await guests.firstBurst(size);
+    await guests.startLoop(size);
+    const started = { bench, guests, start };
+    suspend(started);
+    parts.defer(() => resume(started));
+    stack.use(parts.move());
+    return started;
   } catch (error) {
-    const words = bench.lastWords();
-    if (words === undefined) throw error;
-    throw new Error(`${name} ended during the run. It said:\n${tail(words)}`, { cause: error });
+    throw withLastWords(bench, error);
   }
 }
 
-async function runLoop(bench: BenchSwitch, { size, ring, round }: Cell, seconds: number): Promise<ForwardRun> {
-  await using guests = await Guests.start(bench, { cpu: GUEST_CPU, ring });
-  const start = await guests.firstBurst(size);
-  await guests.startLoop(size);
-  await pause(SETTLE_SECONDS);
-  const before = await cacheLineNs(SWITCH_CPU, GUEST_CPU);
-  const { mpps, switchCpu, busy } = await measure(bench, [guests], seconds);
-  const after = await cacheLineNs(SWITCH_CPU, GUEST_CPU);
-  const circulating = await guests.stopLoop();
-  if (mpps === 0) throw new Error(`no frame came round in ${seconds} seconds; ${circulating} were still in the rings`);
+function withLastWords(bench: BenchSwitch, error: unknown): Error {
+  const words = bench.lastWords();
+  if (words === undefined) return error as Error;
+  return new Error(`${bench.name} ended during the run. It said:\n${tail(words)}`, { cause: error });
+}
+
+function runOf({ bench, start }: Started, cell: Cell, turns: Turn[], circulating: number): ForwardRun {
+  const all = total(turns);
+  if (all.frames === 0) {
+    throw new Error(`no frame came round in ${turns.length} turns; ${circulating} were still in the rings`);
+  }
+  const mpps = mppsOf(all);
   return {
-    ...{ switch: bench.name, size, ring, round, mpps, gbps: (mpps * size * BITS) / MEGA_TO_GIGA },
-    ...{ switch_cpu: switchCpu, busy_ns_per_frame: busy },
+    ...{ switch: bench.name, ...cell, mpps, gbps: gbps(mpps, cell.size) },
+    ...{ switch_cpu: all.cpuSeconds / all.seconds, busy_ns_per_frame: all.busy },
     ...{ start_frames: start.frames, start_dropped: start.dropped, start_lost: start.lost, circulating },
-    cache_line_ns: [before, after],
+    turns: turns.map((turn) => ({
+      mpps: mppsOf(turn),
+      busy_ns_per_frame: turn.busy,
+      cache_line_ns: turn.cache_line_ns,
+    })),
   };
 }
 
-/** What running loops carry together, and what their switch spends on it. */
-export async function measure(
-  bench: BenchSwitch,
-  loops: Guests[],
-  seconds: number,
-): Promise<{ mpps: number; switchCpu: number; busy: number | null }> {
-  const readBusy = await bench.startBusyMeter();
-  const before = await countAll(loops);
-  const [cpuBefore, cpuTime] = [cpuSeconds(bench.pid), performance.now()];
-  await pause(seconds);
-  const after = await countAll(loops);
-  const switchCpu = ((cpuSeconds(bench.pid) - cpuBefore) * 1000) / (performance.now() - cpuTime);
-  const busy = await readBusy();
-  let mpps = 0;
-  for (const [i, { time, received }] of after.entries()) {
-    mpps += (received - before[i]!.received) / ((time - before[i]!.time) * 1000);
-  }
-  return { mpps, switchCpu, busy };
+function gbps(mpps: number, size: number): number {
+  return (mpps * size * BITS) / MEGA_TO_GIGA;
 }
 
-async function countAll(loops: Guests[]): Promise<LoopCounts[]> {
-  const counts: LoopCounts[] = [];
-  for (const loop of loops) counts.push(await loop.counts());
-  return counts;
-}
-
-/** Medians over the rounds, and the ratios of ringswitch's to the others'. */
-export function summarize(runs: ForwardRun[]): Summary {
-  const groups = Map.groupBy(runs, (run) => `${run.switch} ${run.size} ${run.ring}`);
+/** Medians, and the medians of ringswitch's by each other's figure of the same round and turn. */
+export function summarize(figures: (Figure & { turn?: number })[]): Summary {
+  const groups = Map.groupBy(figures, (figure) => `${figure.switch} ${figure.size} ${figure.ring}`);
   const medians = [...groups.values()].map((group) => {
     const { switch: name, size, ring } = group[0]!;
-    const busy = group.map((run) => run.busy_ns_per_frame).filter((ns) => ns !== null);
+    const busy = group.map((figure) => figure.busy_ns_per_frame).filter((ns) => ns !== null);
+    const mpps = median(group.map((figure) => figure.mpps));
     return {
-      ...{ switch: name, size, ring, mpps: median(group.map((run) => run.mpps)) },
-      gbps: median(group.map((run) => run.gbps)),
+      ...{ switch: name, size, ring, mpps, gbps: gbps(mpps, size) },
       busy_ns_per_frame: busy.length > 0 ? median(busy) : null,
     };
   });
   const ratios = (ring: Ring): Ratios => {
+    const own = new Map<string, number>();
+    const place = ({ size, round, turn }: (typeof figures)[number]) => `${size} ${round} ${turn}`;
+    const ofRing = figures.filter((figure) => figure.ring === ring);
+    for (const figure of ofRing) if (figure.switch === 'ringswitch') own.set(place(figure), figure.mpps);
+    const pairs = ofRing.filter((figure) => figure.switch !== 'ringswitch' && own.has(place(figure)));
     const result: Ratios = {};
-    const of = medians.filter((row) => row.ring === ring);
-    for (const peer of of) {
-      const own = of.find((row) => row.switch === 'ringswitch' && row.size === peer.size);
-      if (peer.switch === 'ringswitch' || !own) continue;
-      result[peer.switch] = { ...result[peer.switch], [peer.size]: own.mpps / peer.mpps };
+    for (const group of Map.groupBy(pairs, (peer) => `${peer.switch} ${peer.size}`).values()) {
+      const { switch: name, size } = group[0]!;
+      result[name] = { ...result[name], [size]: median(group.map((peer) => own.get(place(peer))! / peer.mpps)) };
     }
     return result;
   };
-  const packed = runs.some((run) => run.ring === 'packed');
+  const packed = figures.some((figure) => figure.ring === 'packed');
   return { medians, ratio: ratios('split'), ...(packed ? { ratio_packed: ratios('packed') } : {}) };
 }
 
-/** Runs that compare: those before and after which a line took the same time, apart from those of other times. */
-export function groupRuns(runs: ForwardRun[]): ForwardRun[][] {
-  const still = runs.filter((run) => sameDistance(run.cache_line_ns));
-  return groupByDistance(still, (run) => Math.max(...run.cache_line_ns));
-}
-
-function summarizeByDistance(runs: ForwardRun[]): DistanceSummary[] {
-  return groupRuns(runs).map((group) => {
-    const times = group.flatMap((run) => run.cache_line_ns);
-    return { cache_line_ns: [Math.min(...times), Math.max(...times)], runs: group.length, ...summarize(group) };
+/** Turns with near CPUs apart from those with far ones. */
+export function summarizeByDistance(runs: ForwardRun[]): DistanceSummary[] {
+  const all = runs.flatMap(({ turns, ...run }) => turns.map((turn, i) => ({ ...run, ...turn, turn: i })));
+  return groupByDistance(all, (turn) => turn.cache_line_ns).map((group) => {
+    const times = group.flatMap((turn) => turn.cache_line_ns);
+    return { cache_line_ns: [Math.min(...times), Math.max(...times)], turns: group.length, ...summarize(group) };
   });
 }
 
@@ -263,11 +286,11 @@ function nanoseconds(busy: number | null): string {
 
 export function runLine(run: ForwardRun): string {
   const { size, ring, mpps, gbps, switch_cpu: cpu, busy_ns_per_frame: busy } = run;
-  const distance = run.cache_line_ns.map((ns) => ns.toFixed(0)).join(' and ');
+  const lines = run.turns.flatMap((turn) => turn.cache_line_ns);
   return (
     `${run.round}. ${run.switch.padEnd(10)} ${String(size).padStart(4)} B ${ring.padEnd(6)} ${mpps.toFixed(2).padStart(6)} Mpps ` +
     `${gbps.toFixed(2).padStart(6)} Gbit/s  ${nanoseconds(busy)}, ${percent(cpu)} CPU, ` +
-    `${distance} ns a line, ` +
+    `${Math.min(...lines).toFixed(0)} to ${Math.max(...lines).toFixed(0)} ns a line, ` +
     `start lost ${run.start_lost} and dropped ${run.start_dropped} of ${run.start_frames}, ${run.circulating} at the end`
   );
 }
@@ -294,9 +317,9 @@ function linesOf({ medians, ratio, ratio_packed: packed }: Summary): string[] {
 /** The medians and ratios, a line each: of all runs, and of those that compare. */
 export function summaryLines(result: ForwardResult): string[] {
   const lines = linesOf(result);
-  for (const { cache_line_ns: times, runs, ...summary } of result.by_distance) {
+  for (const { cache_line_ns: times, turns, ...summary } of result.by_distance) {
     const [shortest, longest] = times.map((ns) => ns.toFixed(0));
-    lines.push(`where a cache line took ${shortest} to ${longest} ns there and back (${runs} runs):`);
+    lines.push(`where a cache line took ${shortest} to ${longest} ns there and back (${turns} turns):`);
     lines.push(...linesOf(summary).map((line) => `  ${line}`));
   }
   const starved = result.discarded.length;

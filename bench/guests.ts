@@ -82,6 +82,7 @@ export class Guests implements AsyncDisposable {
     });
     const guests = new Guests(testpmd, ports);
     try {
+      await testpmd.waitForLog('the features of its ports', (log) => negotiated(log).length >= ports);
       demandRing(testpmd.log, ports, ring);
     } catch (error) {
       await guests.stop();
@@ -93,6 +94,11 @@ export class Guests implements AsyncDisposable {
   private constructor(testpmd: Testpmd, ports: number) {
     this.#testpmd = testpmd;
     this.#ports = ports;
+  }
+
+  /** Of testpmd, which plays all of them. */
+  get pid(): number {
+    return this.#testpmd.pid;
   }
 
   /**
@@ -139,6 +145,19 @@ export class Guests implements AsyncDisposable {
     await this.#testpmd.command('set fwd macswap');
   }
 
+  /**
+   * Has each guest send under its own address for a moment while nobody answers, so that the switch learns them all. Before a
+   * loop of more than two: it would begin with frames that are flooded, and every other guest would swap their addresses
+   * and send them, under a partner's name; then chance decides who is whose partner.
+   */
+  async introduce(): Promise<void> {
+    await this.#testpmd.command('set fwd txonly');
+    await this.#testpmd.command('start');
+    await pause(BURST_SECONDS);
+    await this.#testpmd.command('stop');
+    await this.#drain();
+  }
+
   /** Starts the loop with frames of `size` bytes, without the checksum. */
   async startLoop(size: number): Promise<void> {
     await this.#testpmd.command(`set txpkts ${size}`);
@@ -181,15 +200,18 @@ function sum(ports: PortStatistics[], key: 'rxPackets' | 'txPackets'): number {
   return ports.reduce((all, port) => all + port[key], 0);
 }
 
+/** The features that testpmd's ports negotiated, as far as its log tells of them. */
+function negotiated(log: string): bigint[] {
+  return [...log.matchAll(/features after negotiate = ([0-9a-f]+)/g)].map(([, hex]) => BigInt(`0x${hex}`));
+}
+
 /** Throws unless every port negotiated the ring: testpmd falls back to split rings without a word. */
 export function demandRing(log: string, ports: number, ring: Ring): void {
-  const negotiated = [...log.matchAll(/features after negotiate = ([0-9a-f]+)/g)].map(([, hex]) => BigInt(`0x${hex}`));
-  if (negotiated.length < ports) {
-    throw new Error(
-      `only ${negotiated.length} of ${ports} ports of testpmd negotiated features. It said:\n${tail(log)}`,
-    );
+  const all = negotiated(log);
+  if (all.length < ports) {
+    throw new Error(`only ${all.length} of ${ports} ports of testpmd negotiated features. It said:\n${tail(log)}`);
   }
-  for (const [port, features] of negotiated.entries()) {
+  for (const [port, features] of all.entries()) {
     const packed = ((features >> VIRTIO_F_RING_PACKED) & 1n) === 1n;
     if (packed === (ring === 'packed')) continue;
     throw new Error(

@@ -45,19 +45,15 @@ program
 
 program
   .command('steady')
-  .description('ringswitch at 64 bytes, again and again: how far apart are the runs?')
+  .description('many daemons at 64 bytes, in turns: how far apart are they?')
   .option('--json <file>', 'write the results here')
-  .option('--runs <n>', 'how often', count, 10)
+  .option('--runs <n>', 'daemons', count, 10)
   .option('--seconds <n>', 'seconds measured in each run', seconds, 3)
   .option('--ring <kind>', RINGS.join(' or '), (text: string) => oneOf(RINGS, text)[0]!, 'split')
   .option('--starved <share>', STARVED, share, FULL_CPU)
   .action(async ({ json, ...options }) => {
     const result = await steady({ ...options, report: print });
     print(spreadLine(result));
-    for (const spread of result.spreads) {
-      const { runs, cache_line_ns: ns } = spread;
-      print(`where a cache line took ${ns.toFixed(0)} ns there and back (${runs} runs): ${spreadLine(spread)}`);
-    }
     write(json, result);
   });
 

@@ -10,11 +10,11 @@
  */
 import os from 'node:os';
 import { machine } from './cpu.ts';
-import { measure } from './forward.ts';
 import { Guests } from './guests.ts';
 import { pause } from './pause.ts';
-import { guestName, startRingswitch } from './switches.ts';
+import { guestName, readLanes, startRingswitch } from './switches.ts';
 import { measureTable, type TableRun } from './table.ts';
+import { measure, mppsOf } from './turns.ts';
 
 const FRAME_BYTES = 64;
 const SETTLE_SECONDS = 1;
@@ -26,6 +26,8 @@ const PORT_MBUFS = 1024;
 const MBUF_KIB = 2.5;
 const BASE_MIB = 64;
 const TABLE_FRAMES = 10_000_000;
+/** Lanes and guests are asked one after the other, so that their counts are of moments some ms apart. */
+const WAY_TOLERANCE = 0.1;
 
 export interface PortsRun {
   ports: number;
@@ -120,9 +122,21 @@ async function measurePorts(cell: Cell, seconds: number): Promise<PortsRun> {
     const memoryMiB = BASE_MIB + Math.ceil((mbufs * MBUF_KIB) / 1024) * 2;
     loops.push(stack.use(await Guests.start(bench, { cpu: processors - 1, ports: count, first, mbufs, memoryMiB })));
   }
+  for (const loop of loops) await loop.introduce();
   for (const loop of loops) await loop.startLoop(FRAME_BYTES);
   await pause(SETTLE_SECONDS);
-  const { mpps, switchCpu, busy } = await measure(bench, loops, seconds);
-  if (mpps === 0) throw new Error(`no frame came round in ${seconds} seconds`);
-  return { ...cell, cpus, mpps, switch_cpu: switchCpu, busy_ns_per_frame: busy };
+  const before = await readLanes(bench.daemon);
+  const measured = await measure(bench, loops, seconds);
+  if (measured.frames === 0) throw new Error(`no frame came round in ${seconds} seconds`);
+  const crossed = (await readLanes(bench.daemon)).sentToLanes - before.sentToLanes;
+  demandWay(cell, crossed / measured.frames);
+  const switchCpu = measured.cpuSeconds / measured.seconds;
+  return { ...cell, cpus, mpps: mppsOf(measured), switch_cpu: switchCpu, busy_ns_per_frame: measured.busy };
+}
+
+/** Throws unless the frames took the way that the run is named after; `share` of them crossed from lane to lane. */
+export function demandWay({ crossing }: Pick<Cell, 'crossing'>, share: number): void {
+  if (crossing ? share > 1 - WAY_TOLERANCE : share < WAY_TOLERANCE) return;
+  const percent = Math.round(share * 100);
+  throw new Error(`${percent} % of the frames crossed from lane to lane, and ${crossing ? 'all' : 'none'} should have`);
 }

@@ -1,15 +1,14 @@
 /**
- * Is ringswitch as fast every time? The same run again and again, each with a daemon and guests of its own; told of all, and
- * of those apart in which the CPUs were equally far from each other (cpu-distance.ts).
+ * Is ringswitch as fast after every start? Many daemons, each with guests of its own, that take turns (turns.ts): they are
+ * the same program on the same processors at the same time, so what their figures differ by is ringswitch's own.
  */
-import { type ForwardResult, type ForwardRun, forward, groupRuns } from './forward.ts';
+import { type ForwardResult, forward } from './forward.ts';
 import type { Ring } from './guests.ts';
 import { median } from './statistics.ts';
 
 const FRAME_BYTES = 64;
 
 export interface Spread {
-  runs: number;
   min: number;
   median: number;
   max: number;
@@ -17,10 +16,7 @@ export interface Spread {
   slowest_to_median: number;
 }
 
-export interface SteadyResult extends ForwardResult, Omit<Spread, 'runs'> {
-  /** The nearest CPUs first; `cache_line_ns` is the median of the runs. */
-  spreads: (Spread & { cache_line_ns: number })[];
-}
+export interface SteadyResult extends ForwardResult, Spread {}
 
 export interface SteadyOptions {
   runs: number;
@@ -31,24 +27,21 @@ export interface SteadyOptions {
   report?: (line: string) => void;
 }
 
-/** Rejects when no run gave a figure. */
+/** Rejects when a run gave no figure. */
 export async function steady({ runs, ring, ...more }: SteadyOptions): Promise<SteadyResult> {
-  const options = { sizes: [FRAME_BYTES], rings: [ring], switches: ['ringswitch' as const], rounds: runs };
-  const result = await forward({ ...options, ...more });
-  if (result.runs.length === 0) throw new Error(`no run gave a figure; the first: ${result.failed[0]?.reason}`);
-  const spreads = groupRuns(result.runs).map((group) => ({
-    ...spread(group),
-    cache_line_ns: median(group.flatMap((run) => run.cache_line_ns)),
-  }));
-  return { ...spread(result.runs), ...result, spreads };
+  const switches = Array.from({ length: runs }, () => 'ringswitch' as const);
+  const result = await forward({ sizes: [FRAME_BYTES], rings: [ring], switches, rounds: 1, ...more });
+  const [failure] = result.failed;
+  if (failure) throw new Error(`${result.failed.length} of ${runs} runs gave no figure: ${failure.reason}`);
+  return { ...spreadOf(result.runs.map((run) => run.mpps)), ...result };
 }
 
-function spread(runs: ForwardRun[]): Spread {
-  const figures = runs.map((run) => run.mpps);
+/** Throws RangeError without any figure. */
+export function spreadOf(figures: number[]): Spread {
   const [min, max, middle] = [Math.min(...figures), Math.max(...figures), median(figures)];
-  return { runs: runs.length, min, median: middle, max, slowest_to_median: min / middle };
+  return { min, median: middle, max, slowest_to_median: min / middle };
 }
 
-export function spreadLine({ min, median, max, slowest_to_median: share }: Omit<Spread, 'runs'>): string {
+export function spreadLine({ min, median, max, slowest_to_median: share }: Spread): string {
   return `min ${min.toFixed(2)}, median ${median.toFixed(2)}, max ${max.toFixed(2)} Mpps; slowest / median ${share.toFixed(2)}`;
 }

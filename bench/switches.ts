@@ -86,10 +86,10 @@ export async function startRingswitch({
 }
 
 /** What all lanes of a daemon have done together since its start. */
-async function readLanes(daemon: DaemonProcess): Promise<{ busyNs: number; frames: number }> {
+export async function readLanes(daemon: DaemonProcess): Promise<Pick<LaneRow, 'busyNs' | 'frames' | 'sentToLanes'>> {
   const lanes = (await daemon.client.get('/v1/lanes')) as LaneRow[];
-  const sum = (key: 'busyNs' | 'frames') => lanes.reduce((all, lane) => all + lane[key], 0);
-  return { busyNs: sum('busyNs'), frames: sum('frames') };
+  const sum = (key: 'busyNs' | 'frames' | 'sentToLanes') => lanes.reduce((all, lane) => all + lane[key], 0);
+  return { busyNs: sum('busyNs'), frames: sum('frames'), sentToLanes: sum('sentToLanes') };
 }
 
 async function startOvs({ cpu, ports = 2 }: BenchSwitchOptions): Promise<BenchSwitch> {

@@ -161,6 +161,8 @@ class MadeUpQueue implements PortQueue {
 
   flush(): void {}
 
+  notify(): void {}
+
   disableNotification(): void {}
 
   enableNotification(): boolean {

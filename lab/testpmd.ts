@@ -127,6 +127,11 @@ export class Testpmd implements AsyncDisposable {
     return answer;
   }
 
+  /** Waits until its log says what `condition` looks for: it comes by another pipe than its answers. Rejects as {@link command}. */
+  async waitForLog(what: string, condition: (log: string) => boolean): Promise<void> {
+    await this.#program.waitFor(what, COMMAND_TIMEOUT_MS, () => condition(this.log));
+  }
+
   /** `show port stats all`: an element for each port. The rates are those since the last call. */
   async portStats(): Promise<PortStatistics[]> {
     return parsePortStatistics(await this.command('show port stats all'));

@@ -1,7 +1,5 @@
 import assert from 'node:assert/strict';
-import { cacheLineNs, groupByDistance, sameDistance } from '../../bench/cpu-distance.ts';
-import { type ForwardRun, groupRuns } from '../../bench/forward.ts';
-import { anyRun } from './any-run.ts';
+import { cacheLineNs, groupByDistance } from '../../bench/cpu-distance.ts';
 
 describe('the distance of CPUs', () => {
   it('is measured between two threads', async () => {
@@ -14,34 +12,28 @@ describe('the distance of CPUs', () => {
     await assert.rejects(cacheLineNs(1000, 0), /sched_setaffinity\(cpus="1000"\) failed: EINVAL/);
   });
 
-  it('is the same within a factor of 1.8', () => {
-    assert.ok(sameDistance([140]));
-    assert.ok(sameDistance([140, 251, 200]));
-    assert.ok(!sameDistance([140, 252]));
-    assert.ok(!sameDistance([252, 140]));
-  });
-
-  it('puts together what is the same, the nearest first', () => {
-    assert.deepEqual(
-      groupByDistance([700, 140, 200, 650, 1500, 320], (ns) => ns),
-      [[140, 200, 320], [650, 700], [1500]],
-    );
-    assert.deepEqual(
-      groupByDistance([], () => 0),
-      [],
-    );
-  });
-
-  it('leaves out runs during which it changed', () => {
-    const runs = [
+  it('parts items with near CPUs from those with far ones, and leaves out those during which it changed', () => {
+    const times = [
       [140, 150],
       [700, 140],
       [600, 700],
       [200, 150],
-    ].map((times, round) => anyRun({ round, cache_line_ns: times as ForwardRun['cache_line_ns'] }));
+    ];
     assert.deepEqual(
-      groupRuns(runs).map((group) => group.map(({ round }) => round)),
+      groupByDistance([0, 1, 2, 3], (i) => times[i]!),
       [[0, 3], [2]],
     );
+    assert.deepEqual(
+      groupByDistance([1], (i) => times[i]!),
+      [],
+    );
+  });
+
+  it('is one within a factor of 1.8', () => {
+    const group = (...times: number[]) => groupByDistance(times, (ns) => [ns]);
+    assert.deepEqual(group(140), [[140]]);
+    assert.deepEqual(group(251, 140, 200), [[251, 140, 200]]);
+    assert.deepEqual(group(252, 140), [[140], [252]]);
+    assert.deepEqual(group(), []);
   });
 });

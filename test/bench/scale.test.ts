@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { placement, switchCpus } from '../../bench/scale.ts';
+import { demandWay, placement, switchCpus } from '../../bench/scale.ts';
 
 describe("the processors of the switch's lanes", () => {
   it('are one for each lane, and never the last, which is the guests', () => {
@@ -32,5 +32,27 @@ describe('the lanes of the guests', () => {
   it('are different for the two of a pair where frames shall cross', () => {
     assert.deepEqual(lanes(4, 2, true), [0, 1, 1, 0]);
     assert.deepEqual(lanes(8, 4, true), [0, 1, 1, 2, 2, 3, 3, 0]);
+  });
+});
+
+describe('the way of the frames', () => {
+  it('is the one that the run is named after, or there is no result', () => {
+    for (const [crossing, share] of [
+      [true, 1],
+      [true, 0.99],
+      [true, 1.01],
+      [false, 0],
+      [false, 0.01],
+    ] as const) {
+      demandWay({ crossing }, share);
+    }
+    assert.throws(
+      () => demandWay({ crossing: true }, 0.5),
+      /^Error: 50 % of the frames crossed .*, and all should have$/,
+    );
+    assert.throws(
+      () => demandWay({ crossing: false }, 1),
+      /^Error: 100 % of the frames crossed .*, and none should have$/,
+    );
   });
 });

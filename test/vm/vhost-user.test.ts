@@ -7,6 +7,7 @@ import { DaemonProcess } from '../../lab/daemon.ts';
 import { guestNetwork, Machine } from '../../lab/machine.ts';
 import { Testpmd } from '../../lab/testpmd.ts';
 import { virtioNetDevice } from '../../lab/virtio-net.ts';
+import { until } from '../helpers/until.ts';
 import { assertPings, assertTransfer, bootGuest, ipOf } from './traffic.ts';
 
 const FILE_MIB = 4;
@@ -33,19 +34,25 @@ async function allOrNone(booting: Promise<Machine>[]): Promise<Machine[]> {
 }
 
 /** Waits until a port looks so. */
-async function until(
+async function untilPort(
   daemon: DaemonProcess,
   name: string,
   what: string,
   is: (port: PortStatus) => boolean,
 ): Promise<PortStatus> {
-  const deadline = Date.now() + FRONT_END_MS;
-  for (;;) {
-    const port = await daemon.port(name);
-    if (is(port)) return port;
-    assert.ok(Date.now() < deadline, `${name} is not ${what}: ${JSON.stringify(port)}`);
-    await delay(50);
-  }
+  let port = await daemon.port(name);
+  await until(
+    `${name} is ${what}`,
+    async () => {
+      port = await daemon.port(name);
+      return is(port);
+    },
+    {
+      timeoutMs: FRONT_END_MS,
+      instead: () => JSON.stringify(port),
+    },
+  );
+  return port;
 }
 
 describe('vhost-user', function () {
@@ -107,7 +114,7 @@ describe('vhost-user', function () {
         assert.equal((await daemon.rings()).filter((ring) => ring.port === 'serves').length, 2, 'one is disabled');
 
         await one.kill();
-        const left = await until(daemon, 'serves', 'left', (port) => port.path === 'none');
+        const left = await untilPort(daemon, 'serves', 'left', (port) => port.path === 'none');
         assert.deepEqual(left.clients, []);
         const again = await boot(daemon, 'serves', 2, 'server', 2);
         guests.push(again);
@@ -140,7 +147,7 @@ describe('vhost-user', function () {
         await daemon.restart();
         for (const [name, mode] of Object.entries(names)) await addPort(daemon, name, mode);
         for (const name of Object.keys(names)) {
-          await until(daemon, name, 'found again', (port) => port.path === 'vhost-user');
+          await untilPort(daemon, name, 'found again', (port) => port.path === 'vhost-user');
         }
         await assertPings(one, 2);
         await assertTransfer(one, 1, two, 1);
@@ -197,7 +204,8 @@ describe('vhost-user', function () {
             assert.equal(features.includes('RING_PACKED'), options.includes('packed_vq=1'));
           }
           await guests.stop();
-          for (const i of MACS.keys()) await until(daemon, `dpdk${i}`, 'left', (port) => !port.vhostUser!.connected);
+          for (const i of MACS.keys())
+            await untilPort(daemon, `dpdk${i}`, 'left', (port) => !port.vhostUser!.connected);
           assert.deepEqual(await daemon.client.get('/v1/memory'), [], 'no memory of the guest stays mapped');
         }
         await daemon.stop();
