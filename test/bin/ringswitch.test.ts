@@ -28,7 +28,8 @@ describe('bin/ringswitch', () => {
     });
     assert.equal(
       stdout,
-      `[${root}/node_modules/.bin/node][--no-liftoff][--no-wasm-dynamic-tiering][${root}/daemon/main.ts][show][a b][]`,
+      `[${root}/node_modules/.bin/node][--no-liftoff][--no-wasm-dynamic-tiering][--wasm-inlining-factor=30]` +
+        `[${root}/daemon/main.ts][show][a b][]`,
     );
     assert.equal(status, 0);
   });

@@ -13,6 +13,7 @@ import { CardModel } from '../../lab/model.ts';
 import { NetworkNamespace } from '../../lab/namespace.ts';
 import { Program, run } from '../../lab/program.ts';
 import { broadcastFrame, TunClient } from '../helpers/tun-client.ts';
+import { until } from '../helpers/until.ts';
 
 const START_MS = 15_000;
 const INTERFACE_STATISTICS_BLOCK = 5;
@@ -46,13 +47,6 @@ function statisticsOf(bytes: Buffer): Statistics {
   };
 }
 
-async function until(what: string, condition: () => Promise<boolean> | boolean): Promise<void> {
-  for (let tries = 0; !(await condition()); tries++) {
-    assert.ok(tries < 500, what);
-    await delay(20);
-  }
-}
-
 describe('ringswitch capture', function () {
   this.timeout(60_000);
 
@@ -76,6 +70,12 @@ describe('ringswitch capture', function () {
     await a?.dispose();
     await b?.dispose();
     fs.rmSync(directory, { recursive: true, force: true });
+  });
+
+  // Also of a test that failed, and of a pipeline whose shell was killed: the next one asks for the only capture.
+  afterEach(async () => {
+    for (const { id } of await captures()) await daemon.client.delete(`/v1/captures/${id}`).catch(() => {});
+    await until('no capture is left', async () => (await captures()).length === 0);
   });
 
   /** Gives the two taps to two hosts, 10.99.0.1 and 10.99.0.2. */
@@ -142,6 +142,9 @@ describe('ringswitch capture', function () {
         { port: 'cap0', filtered: true, snaplen: 64, accepted: 6 },
       ],
     );
+    const [{ id }] = (await captures()).filter(({ port }) => port === 'cap1') as [CaptureRow];
+    await daemon.client.delete(`/v1/captures/${id}`);
+    assert.equal(await end(shown), 'exited with status 0', 'tshark read up to the end');
     assert.equal(await end(written, 'SIGINT'), 'exited with status 0');
     assert.match(written.stderr, /^ringswitch: cap0: capturing\nringswitch: cap0: 6 frames captured, 0 dropped\n$/);
     const read = await fields(file('icmp'), 'frame.packet_flags_direction', 'icmp.type', 'frame.len', 'frame.cap_len');
@@ -170,7 +173,9 @@ describe('ringswitch capture', function () {
   it('never slows the switch: a reader that sleeps loses frames, which are counted', async () => {
     using from = new TunClient(daemon.tun, { name: 'from' });
     using to = new TunClient(daemon.tun, { name: 'to' });
-    const child = spawn(RINGSWITCH, words('from', '--buffer', '0.25').slice(1), { stdio: ['ignore', 'pipe', 'pipe'] });
+    // Its own frames alone: the hosts of the tests before may still have something to say to each other.
+    const sees = words('from', '--buffer', '0.25', '--filter', 'ether proto 0x88b5');
+    const child = spawn(RINGSWITCH, sees.slice(1), { stdio: ['ignore', 'pipe', 'pipe'] });
     let said = '';
     child.stderr.setEncoding('utf8').on('data', (text: string) => {
       said += text;
@@ -184,7 +189,7 @@ describe('ringswitch capture', function () {
         assert.deepEqual(to.receive(), frame);
       }
       const [row] = await captures();
-      assert.equal(row!.seen, frames);
+      assert.equal(row!.accepted, frames);
       assert.ok(row!.dropped > frames / 2, `${row!.dropped} dropped`);
       child.kill('SIGTERM');
       // Asked to end it waits for its reader, who has all in order now.
@@ -195,8 +200,9 @@ describe('ringswitch capture', function () {
       const [, captured, dropped] = /from: (\d+) frames captured, (\d+) dropped\n$/.exec(said)!.map(Number);
       assert.equal(captured! + dropped!, frames);
       const bytes = fs.readFileSync(file_);
-      assert.deepEqual(statisticsOf(bytes), {
-        received: frames,
+      const { received, ...statistics } = statisticsOf(bytes);
+      assert.ok(received >= frames);
+      assert.deepEqual(statistics, {
         accepted: frames,
         dropped: dropped!,
         delivered: captured!,
@@ -412,13 +418,16 @@ describe('ringswitch capture', function () {
       await using program = await capture('vm', '-w', file(name));
       client.write(broadcastFrame(100));
       await until('it was seen', async () => (await captures())[0]!.seen === 1);
-      await stop();
-      client.close();
-      assert.equal(await end(program), 'exited with status 1');
+      try {
+        await stop();
+        client.close();
+        assert.equal(await end(program), 'exited with status 1');
+      } finally {
+        await daemon.restart();
+      }
       assert.match(program.stderr, /vm: the daemon has ended\nringswitch: vm: 1 frames captured, 0 dropped\n$/);
       assert.deepEqual(await fields(file(name), 'frame.len'), [['100']]);
       assert.equal(statisticsOf(fs.readFileSync(file(name))).comment, 'the daemon has ended');
-      await daemon.restart();
     }
   });
 });

@@ -20,6 +20,7 @@ import {
   tapPort,
   vhostUserPort,
 } from '../helpers/fake-control.ts';
+import { until } from '../helpers/until.ts';
 
 const DOCUMENT = path.join(import.meta.dirname, '../../docs/control-api.md');
 const MAX_BODY_BYTES = 65_536;
@@ -163,19 +164,19 @@ describe('the control API', () => {
         ['capture', 'web1', { snaplen: 65_550, direction: 'both', ringBytes: 2 ** 24, filter: null }],
       ]);
       control.captureEnd.resolve({ end: 'port-removed' });
-      while (live.heard.length === 0) await delay(5);
+      await until('the first line', () => live.heard.length > 0);
       assert.deepEqual(live.heard, [{ end: 'port-removed' }]);
       assert.equal(control.capturesLeft, 0, 'the client ends it');
       live.close();
       await live.ended;
-      while (control.capturesLeft === 0) await delay(5);
+      await until('the end of the capture', () => control.capturesLeft > 0);
       assert.deepEqual(await client.get('/v1/captures'), [captureRow()]);
     });
 
     it('ends with its client, whenever that leaves', async () => {
       const live = await follow();
       live.close();
-      while (control.capturesLeft === 0) await delay(5);
+      await until('the end of the capture', () => control.capturesLeft > 0);
       control.captureEnd.resolve({ end: 'stopped' });
       // Gone before the daemon has an answer.
       const asked = http.request({ socketPath: socket, method: 'POST', path, agent: false });
@@ -190,7 +191,7 @@ describe('the control API', () => {
       asked.end('{}');
       await delay(50);
       answer.resolve();
-      while (control.capturesLeft === 1) await delay(5);
+      await until('the end of the capture', () => control.capturesLeft > 1);
       assert.equal(control.capturesLeft, 2);
       assert.deepEqual(logged, []);
     });

@@ -21,6 +21,7 @@ import { withDaemon } from '../helpers/daemon-fixture.ts';
 import { descriptorsOf } from '../helpers/descriptors.ts';
 import { F_INDIRECT, F_NEXT, F_WRITE } from '../helpers/split-driver.ts';
 import { broadcastFrame, TunClient } from '../helpers/tun-client.ts';
+import { until, untilPorts } from '../helpers/until.ts';
 import { VhostClient } from '../helpers/vhost-client.ts';
 import { VhostGuest } from '../helpers/vhost-guest.ts';
 
@@ -29,8 +30,6 @@ const DEATHS = 50;
 /** At once. */
 const DYING = 4;
 const START_MS = 10_000;
-const GONE_TRIES = 250;
-const GONE_MS = 20;
 const RX = 0;
 const TX = 1;
 
@@ -50,7 +49,7 @@ describe('a hostile client', function () {
   /** Nothing is left of any other client. */
   async function gone(): Promise<void> {
     const count = staying.length;
-    for (let tries = 0; tries < GONE_TRIES && (await daemon.ports()).length > count; tries++) await delay(GONE_MS);
+    await untilPorts(daemon, count);
     assert.equal((await daemon.ports()).length, count, 'ports');
     assert.equal((await daemon.rings()).length, 2 * count, 'rings');
     assert.equal(((await daemon.client.get('/v1/memory')) as unknown[]).length, count, 'memory tables');
@@ -150,7 +149,7 @@ describe('a hostile client', function () {
           assert.equal(broken.ring, ringName);
           const shown = await run([RINGSWITCH, 'show', 'rings', '--socket', daemon.socket]);
           assert.match(shown, new RegExp(`^bad queue 0 ${ringName}: ${code}: `, 'm'));
-          for (let tries = 0; tries < 50 && !daemon.log.includes(code); tries++) await delay(10);
+          await until(`${code} in the log`, () => daemon.log.includes(code), { instead: () => daemon.log });
           const lines = daemon.log.split('\n').filter((line) => line.includes(`code=${code}`));
           assert.match(
             lines.at(-1)!,
@@ -218,7 +217,7 @@ describe('a hostile client', function () {
     };
     await Promise.all(Array.from({ length: DYING }, kill));
     await gone();
-    for (let tries = 0; tries < 50 && descriptors().length > before.descriptors.length; tries++) await delay(GONE_MS);
+    await until('the descriptors are closed', () => descriptors().length <= before.descriptors.length);
     assert.deepEqual({ descriptors: descriptors(), mappings: mappings() }, before);
     assert.doesNotMatch(daemon.log, / error /);
   });

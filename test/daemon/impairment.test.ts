@@ -9,6 +9,7 @@ import { CardModel } from '../../lab/model.ts';
 import { NetworkNamespace } from '../../lab/namespace.ts';
 import { run } from '../../lab/program.ts';
 import { broadcastFrame, TunClient } from '../helpers/tun-client.ts';
+import { until, untilPorts } from '../helpers/until.ts';
 import { VhostGuest } from '../helpers/vhost-guest.ts';
 import { VhostUserFrontEnd, VhostUserGuest } from '../helpers/vhost-user-front-end.ts';
 
@@ -189,11 +190,18 @@ describe('an impaired port of a daemon', function () {
   it('limits the rate of TCP to that of an Ethernet', async () => {
     const payload = randomBytes(TRANSFER_BYTES);
     await set('impright0', '--rate', '20mbit');
-    const { hash, seconds } = await transfer(payload);
-    assert.equal(hash, sha256(payload));
     // 1448 bytes of payload in 1538 bytes of wire.
     const least = (TRANSFER_BYTES * 8 * 1538) / 1448 / 20e6;
-    assert(seconds > least && seconds < 1.6 * least, `${seconds} s, and ${least} s by the rate`);
+    const most = 1.6 * least;
+    // A busy machine may hold any transfer up, but not the fastest of several.
+    const times: number[] = [];
+    while (times.length < 3 && !times.some((seconds) => seconds < most)) {
+      const { hash, seconds } = await transfer(payload);
+      assert.equal(hash, sha256(payload));
+      assert(seconds > least, `${seconds} s, and ${least} s by the rate`);
+      times.push(seconds);
+    }
+    assert(Math.min(...times) < most, `${times} s, and ${least} s by the rate`);
   });
 
   it('is changed and cleared while a transfer runs, which stays whole', async () => {
@@ -266,7 +274,7 @@ describe('a port of each kind can be impaired:', function () {
   };
   for (const [what, open] of Object.entries(kinds)) {
     it(what, async () => {
-      for (let tries = 0; tries < 100 && (await daemon.ports()).length > 0; tries++) await delay(20);
+      await untilPorts(daemon);
       using guest = await open();
       using peer = fileGuest('peer');
       // Until its rings run, it may have to be waited for.
@@ -277,21 +285,28 @@ describe('a port of each kind can be impaired:', function () {
         [guest, peer],
         [peer, guest],
       ] as const) {
+        const times: number[] = [];
         for (const length of [60, 1514, 4000]) {
           const start = performance.now();
           from.send(broadcastFrame(length, length));
           for (let copies = 0; copies < 2; copies++) {
             assert.deepEqual(to.receive(), broadcastFrame(length, length));
             const took = performance.now() - start;
-            assert(took >= DELAY_MS && took < 10 * DELAY_MS, `${took} ms`);
+            assert(took >= DELAY_MS, `${took} ms`);
+            times.push(took);
           }
         }
+        // A busy machine may delay any frame more, but not the fastest of several.
+        assert(Math.min(...times) < 10 * DELAY_MS, `${times} ms`);
       }
       await set('odd', '--clear');
-      const start = performance.now();
-      peer.send(broadcastFrame(77, 1));
-      assert.deepEqual(guest.receive(), broadcastFrame(77, 1));
-      assert(performance.now() - start < DELAY_MS);
+      const times = Array.from({ length: 10 }, (_, seed) => {
+        const start = performance.now();
+        peer.send(broadcastFrame(77, seed));
+        assert.deepEqual(guest.receive(), broadcastFrame(77, seed));
+        return performance.now() - start;
+      });
+      assert(Math.min(...times) < DELAY_MS, `${times} ms`);
     });
   }
 
@@ -320,7 +335,7 @@ describe('a port of each kind can be impaired:', function () {
     await daemon.client.post('/v1/ports', { kind: 'nic', name: 'impnic0', device, queues: 2 });
     await host.address('imptap0', '10.78.0.1/24');
     await far.address('impcard0', '10.78.0.2/24');
-    for (let tries = 0; tries < 200 && (await daemon.port('impnic0')).carrier !== 'up'; tries++) await delay(20);
+    await until('a link', async () => (await daemon.port('impnic0')).carrier === 'up');
     await host.exec(['ping', '-c', '1', '-W', '5', '10.78.0.2']);
     await set('impnic0', '--delay', `${DELAY_MS}ms`, '--rate', '1gbit');
     const out = await host.exec(['ping', '-n', '-c', '10', '-i', '0.01', '-W', '5', '10.78.0.2']);

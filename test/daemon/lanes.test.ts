@@ -11,6 +11,7 @@ import { DaemonProcess, RINGSWITCH } from '../../lab/daemon.ts';
 import { Program, run } from '../../lab/program.ts';
 import { frameBytes } from '../helpers/frame-bytes.ts';
 import { broadcastFrame, TunClient } from '../helpers/tun-client.ts';
+import { until, untilPorts } from '../helpers/until.ts';
 import { VhostGuest } from '../helpers/vhost-guest.ts';
 
 /** Every kind of length: the shortest, around what a lane copies once, Ethernet's, the longest that a tun file takes. */
@@ -128,10 +129,7 @@ describe('a daemon with several lanes', function () {
           .sort();
       assert.deepEqual(await fdb(), ['02:00:00:00:00:01 a0', '02:00:00:00:00:02 b0', '02:00:00:00:00:03 c0']);
       clients[1]!.close();
-      for (let tries = 0; (await daemon.ports()).length > 2; tries++) {
-        assert.ok(tries < 100, 'the port stays');
-        await delay(20);
-      }
+      await untilPorts(daemon, 2);
       clients[0]!.write(ethernet(station(2), station(1), 77, 5));
       assert.equal(clients[2]!.receive().length, 77, 'flooded: nobody knows it any more');
       assert.deepEqual(await fdb(), ['02:00:00:00:00:01 a0', '02:00:00:00:00:03 c0']);
@@ -184,10 +182,7 @@ describe('a daemon with several lanes', function () {
       try {
         assert.deepEqual(await portsOf(daemon), [3, 2, 2]);
         for (const i of [1, 4]) clients[i]!.close();
-        for (let tries = 0; (await portsOf(daemon))[1] !== 0; tries++) {
-          assert.ok(tries < 100, `ports are left on lane 1: ${await portsOf(daemon)}`);
-          await delay(20);
-        }
+        await until('no port on lane 1', async () => (await portsOf(daemon))[1] === 0);
         for (const name of ['q1', 'q2']) clients.push(new TunClient(daemon.tun, { name }));
         assert.deepEqual(await portsOf(daemon), [3, 2, 2]);
       } finally {

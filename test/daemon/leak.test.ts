@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { DaemonProcess } from '../../lab/daemon.ts';
+import { untilPorts } from '../helpers/until.ts';
 import { VhostClient } from '../helpers/vhost-client.ts';
 
 const WARM_UP_ROUNDS = 800;
@@ -37,10 +38,7 @@ describe('attach and detach', function () {
       client.close(number % 2 === 0 ? 'tun' : 'vhost');
     };
     const settle = async (): Promise<Usage> => {
-      for (let tries = 0; (await daemon.ports()).length > 0; tries++) {
-        assert.ok(tries < 100, 'ports stay after their files are closed');
-        await delay(20);
-      }
+      await untilPorts(daemon);
       await delay(200);
       return usage(daemon.pid);
     };

@@ -15,6 +15,7 @@ import { tryIoctl } from '../../linux/ioctl.ts';
 import { POLLERR, POLLIN, PollSet } from '../../linux/poll.ts';
 import { RemoteCalls } from '../helpers/remote-calls.ts';
 import { broadcastFrame, TunClient } from '../helpers/tun-client.ts';
+import { until } from '../helpers/until.ts';
 import { VhostGuest } from '../helpers/vhost-guest.ts';
 
 const END_MS = 10_000;
@@ -237,7 +238,7 @@ describe('a daemon', function () {
       const file = hold ? new TunClient(daemon.tun) : undefined;
       try {
         await run([...command, daemon.mount]);
-        for (let tries = 0; tries < 200 && daemon.running; tries++) await delay(20);
+        await until('the end of the daemon', () => !daemon.running);
         await assert.rejects(daemon.stop(), /exited with status 1/);
         assert.match(daemon.log, /error the mount on \S+ was taken away/);
         assert.match(daemon.log, /stopping: it cannot go on/);

@@ -33,15 +33,12 @@ import { VfioUserClient } from '../../nic/vfio-user/client.ts';
 import { frameBytes } from '../helpers/frame-bytes.ts';
 import { RingCard } from '../helpers/ring-card.ts';
 import { broadcastFrame } from '../helpers/tun-client.ts';
+import { until } from '../helpers/until.ts';
 
 const MAC = '02:00:00:00:0a:ff';
 const STOP_MS = 5000;
 const SETTLE_MS = 5000;
 const ETHERTYPE_AT = 12;
-
-async function until(what: string, is: () => boolean): Promise<void> {
-  for (const deadline = Date.now() + SETTLE_MS; !is(); await delay(5)) assert.ok(Date.now() < deadline, `not ${what}`);
-}
 
 describe('ringswitch model', function () {
   this.timeout(30_000);

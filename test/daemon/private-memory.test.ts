@@ -9,10 +9,10 @@ import { withDaemon } from '../helpers/daemon-fixture.ts';
 import { descriptorsOf } from '../helpers/descriptors.ts';
 import { F_WRITE } from '../helpers/split-driver.ts';
 import { broadcastFrame } from '../helpers/tun-client.ts';
+import { until, untilPorts } from '../helpers/until.ts';
 import { VhostGuest } from '../helpers/vhost-guest.ts';
 
 const FLOODING = fileURLToPath(new URL('../helpers/flooding-guest-child.ts', import.meta.url));
-const START_MS = 10_000;
 const TX = 1;
 const WARNING = /.*is private to it: every batch of frames costs system calls.*/g;
 /** Longer than an idle lane polls. */
@@ -30,8 +30,7 @@ describe('a client with private memory', function () {
     new VhostGuest({ tun: daemon.tun, vhostNet: daemon.vhostNet, name, privately });
 
   async function gone(): Promise<void> {
-    for (let tries = 0; tries < 250 && (await daemon.ports()).length > 0; tries++) await delay(20);
-    assert.deepEqual(await daemon.ports(), []);
+    await untilPorts(daemon);
     assert.deepEqual(await daemon.client.get('/v1/memory'), []);
   }
   afterEach(gone);
@@ -119,12 +118,10 @@ describe('a client with private memory', function () {
         const port = (await daemon.ports()).find(({ name }) => name === 'flooding');
         return port?.counters.rx_frames ?? 0;
       };
-      for (const deadline = Date.now() + START_MS; (await sent()) < 200; await delay(20)) {
-        assert(Date.now() < deadline, flooding.stderr);
-        // Who does not read is soon without buffers, and frames for it are dropped.
-      }
+      // Who does not read is soon without buffers, and frames for it are dropped.
+      await until('200 frames', async () => (await sent()) >= 200, { instead: () => flooding.stderr });
       await flooding.stop();
-      for (let tries = 0; tries < 250 && (await daemon.ports()).length > 2; tries++) await delay(20);
+      await untilPorts(daemon, 2);
       assert.equal((await daemon.rings()).length, 4);
     }
     assert.doesNotMatch(daemon.log.slice(logged), /broke ring/);

@@ -1,11 +1,11 @@
 /** Taps of the host as ports: made, kept, deleted under the daemon. In a network namespace, so that nobody sees them. */
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
-import { setTimeout as delay } from 'node:timers/promises';
 import { DaemonProcess, RINGSWITCH } from '../../lab/daemon.ts';
 import { NetworkNamespace } from '../../lab/namespace.ts';
 import { run } from '../../lab/program.ts';
 import { broadcastFrame, TunClient } from '../helpers/tun-client.ts';
+import { until } from '../helpers/until.ts';
 
 describe('a daemon with taps', function () {
   this.timeout(30_000);
@@ -69,7 +69,7 @@ describe('a daemon with taps', function () {
   it('shows one that was deleted under it as an error, and lets it be removed and made again', async () => {
     await using daemon = await start([{ name: 'gone0' }, { name: 'kept0' }]);
     await host.exec(['ip', 'link', 'del', 'gone0']);
-    for (let tries = 0; tries < 100 && (await daemon.port('gone0')).error === null; tries++) await delay(20);
+    await until('an error', async () => (await daemon.port('gone0')).error);
     const { error, carrier } = await daemon.port('gone0');
     assert.match(error ?? '', /the interface was deleted; remove the port/);
     assert.equal(carrier, 'down');

@@ -10,6 +10,7 @@ import { memfd } from '../../linux/mman.ts';
 import { bindUnix, listenUnix } from '../../linux/unix-socket.ts';
 import { descriptorsOf } from '../helpers/descriptors.ts';
 import { broadcastFrame, TunClient } from '../helpers/tun-client.ts';
+import { until } from '../helpers/until.ts';
 import {
   frame,
   GET_QUEUE_NUM,
@@ -23,7 +24,6 @@ import {
   VhostUserGuest,
 } from '../helpers/vhost-user-front-end.ts';
 
-const SETTLE_MS = 5000;
 const MAC_BYTES = 6;
 const GUEST_MAC = [0x52, 0x54, 0x00, 0x76, 0x75, 0x01];
 
@@ -66,13 +66,9 @@ describe('a daemon with vhost-user ports', function () {
     opened.push(() => client[Symbol.dispose]());
     return client;
   };
-  async function until(what: string, is: () => Promise<boolean> | boolean): Promise<void> {
-    for (const deadline = Date.now() + SETTLE_MS; !(await is()); await delay(20)) {
-      assert.ok(Date.now() < deadline, `not ${what}; the log: ${daemon.log}`);
-    }
-  }
-  const disconnected = (): Promise<void> =>
-    until('disconnected', async () => (await daemon.port('vm1')).vhostUser?.connected === false);
+  const withLog = { instead: () => daemon.log };
+  const disconnected = (): Promise<boolean> =>
+    until('disconnected', async () => (await daemon.port('vm1')).vhostUser?.connected === false, withLog);
 
   /** A frame each way between a guest and a client of the clones. */
   function assertPass(guest: VhostUserGuest, client: TunClient): void {
@@ -129,7 +125,7 @@ describe('a daemon with vhost-user ports', function () {
     const fdb = (await daemon.client.get('/v1/fdb')) as { port: string }[];
     assert.ok(fdb.some(({ port }) => port === 'vm1'));
     client.write(broadcastFrame(60));
-    await until('dropped', async () => (await daemon.port('vm1')).counters.tx_drop_link_down === 1);
+    await until('dropped', async () => (await daemon.port('vm1')).counters.tx_drop_link_down === 1, withLog);
   });
 
   it('connects to a peer that makes the socket, as often as it comes', async () => {
@@ -168,7 +164,11 @@ describe('a daemon with vhost-user ports', function () {
     const first = connect();
     assert.equal(first.ask(GET_QUEUE_NUM).readBigUInt64LE(0), 1n);
     assert.ok(connect().ended);
-    await until('logged', () => /vm1: a second peer on .* is refused: process \d+ is connected/.test(daemon.log));
+    await until(
+      'logged',
+      () => /vm1: a second peer on .* is refused: process \d+ is connected/.test(daemon.log),
+      withLog,
+    );
     first.send(SET_OWNER);
     first.hangUp();
     const third = connect();
@@ -202,18 +202,19 @@ describe('a daemon with vhost-user ports', function () {
       const frontEnd = connect();
       act(frontEnd);
       assert.ok(frontEnd.ended, what);
-      await until(`told of ${what}`, () =>
-        new RegExp(`vm1: the vhost-user connection to process ${process.pid} .*ends: .*${told.source}`).test(
-          daemon.log,
-        ),
-      );
+      const line = new RegExp(`vm1: the vhost-user connection to process ${process.pid} .*ends: .*${told.source}`);
+      await until(`told of ${what}`, () => line.test(daemon.log), withLog);
       await disconnected();
       assert.deepEqual(descriptorsOf(daemon.pid), before, what);
     }
     const half = connect();
     half.sendBytes(frame(SET_MEM_TABLE, table).subarray(0, 20), [file]);
     half.hangUp();
-    await until('told of a half message', () => /closed the connection in the midst of a message/.test(daemon.log));
+    await until(
+      'told of a half message',
+      () => /closed the connection in the midst of a message/.test(daemon.log),
+      withLog,
+    );
     assert.deepEqual(descriptorsOf(daemon.pid), before, 'the descriptors of half a message');
     assertPass(guest(connect()), client);
   });
@@ -240,7 +241,7 @@ describe('a daemon with vhost-user ports', function () {
       assert.match((error as { code?: string }).code ?? String(error), /EAGAIN|EPIPE|ECONNRESET/);
     }
     await daemon.status();
-    await until('given up', () => /it does not read the answers that it asked for/.test(daemon.log));
+    await until('given up', () => /it does not read the answers that it asked for/.test(daemon.log), withLog);
   });
 
   it('replaces the socket of a dead daemon, and no other', async () => {

@@ -2,7 +2,6 @@
 import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import path from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import { DaemonProcess } from '../../lab/daemon.ts';
 import { Program, run } from '../../lab/program.ts';
 import { ENOTTY } from '../../linux/errno.ts';
@@ -10,11 +9,10 @@ import { close, O_RDONLY, O_RDWR, open } from '../../linux/file.ts';
 import { IFF_TAP, ifreq, TUNGETFEATURES, TUNSETIFF } from '../../linux/if-tun.ts';
 import { tryIoctl } from '../../linux/ioctl.ts';
 import { descriptorsOf } from '../helpers/descriptors.ts';
+import { untilPorts } from '../helpers/until.ts';
 
 const NOBODY = 65_534;
 const FILES = 500;
-const SETTLE_TRIES = 100;
-const SETTLE_MS = 20;
 
 const MISC_MAJOR = 10;
 const TUN_MINOR = 200;
@@ -154,8 +152,7 @@ describe('the device tree', () => {
 
   it('keeps no trace of files that are closed', async () => {
     const settled = async (): Promise<string[]> => {
-      for (let tries = 0; tries < SETTLE_TRIES && (await daemon.ports()).length > 0; tries++) await delay(SETTLE_MS);
-      assert.deepEqual(await daemon.ports(), []);
+      await untilPorts(daemon);
       return descriptorsOf(daemon.pid);
     };
     const before = await settled();

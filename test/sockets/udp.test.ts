@@ -6,6 +6,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { DatagramSocket, Dgram, RemoteInfo } from '../../sockets/dgram.ts';
 import { NetworkStack } from '../../sockets/network-stack.ts';
 import { CableDevice } from '../helpers/cable-device.ts';
+import { until } from '../helpers/until.ts';
 
 interface DatagramHosts {
   client: Dgram;
@@ -102,7 +103,7 @@ for (const world of [nodeWorld, stackWorld]) {
         socket.send('', port, hosts.host, (...args: unknown[]) => resolve(args)),
       );
       assert.deepEqual(sent, [null, 0]);
-      while (answers.length < 5) await delay(2);
+      await until('five answers', () => answers.length >= 5);
       assert.deepEqual(answers, ['text', 'bytes', 'parts', 'several', '']);
       assert.deepEqual(infos[0], { address: hosts.clientHost, family: 'IPv4', port: socket.address().port, size: 4 });
     });
@@ -112,7 +113,7 @@ for (const world of [nodeWorld, stackWorld]) {
       const sink = await server((message) => got.push(message));
       const large = Buffer.from(Array.from({ length: 30_000 }, (_, i) => i & 0xff));
       client().send(large, sink.address().port, hosts.host);
-      while (got.length === 0) await delay(2);
+      await until('a datagram', () => got.length > 0);
       assert.ok(got[0]!.equals(large));
     });
 

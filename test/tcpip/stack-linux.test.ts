@@ -12,6 +12,7 @@ import type { UdpSocket } from '../../tcpip/udp/api.ts';
 import { Udp } from '../../tcpip/udp/udp.ts';
 import { bytesOf } from '../helpers/tcpip-packets.ts';
 import { seeded } from '../helpers/tcpip-wire.ts';
+import { until } from '../helpers/until.ts';
 
 const MAC = Uint8Array.of(0x52, 0x54, 0, 9, 0, 2);
 const OURS = Uint8Array.of(10, 9, 0, 2);
@@ -19,6 +20,7 @@ const LINUX = Uint8Array.of(10, 9, 0, 1);
 const NOBODY = Uint8Array.of(10, 9, 0, 77);
 const ECHO_PORT = 7777;
 const DEADLINE_MS = 15_000;
+const PATIENTLY = { timeoutMs: DEADLINE_MS };
 
 /** A program for Linux's own UDP: sends datagrams of these sizes to us and prints what becomes of them. */
 const CLIENT = `
@@ -65,13 +67,6 @@ for (const offloads of [false, true]) {
     async function run(): Promise<void> {
       while (isRunning) {
         stack.poll(clock());
-        await nextTurn();
-      }
-    }
-
-    async function until(what: string, is: () => boolean): Promise<void> {
-      for (const deadline = performance.now() + DEADLINE_MS; !is(); ) {
-        if (performance.now() > deadline) throw new Error(`${what}: not in ${DEADLINE_MS} ms`);
         await nextTurn();
       }
     }
@@ -184,13 +179,13 @@ for (const offloads of [false, true]) {
         socket.connect(LINUX, ECHO_PORT);
         for (const size of [0, 1, 1472, 1473, 30_000, 65_507]) {
           send(socket, size);
-          await until(`${size} bytes`, () => got.length > 0);
+          await until(`${size} bytes`, () => got.length > 0, PATIENTLY);
           assert.deepEqual(new Uint8Array(got.shift()!), bytesOf(size));
         }
         assert.equal(stack.neighbours.state[stack.neighbours.find(4, LINUX, 0)]! >= REACHABLE, true);
         socket.connect(LINUX, ECHO_PORT + 1);
         send(socket, 10);
-        await until('ECONNREFUSED', () => errors.length > 0);
+        await until('ECONNREFUSED', () => errors.length > 0, PATIENTLY);
         assert.deepEqual(errors, ['ECONNREFUSED']);
         socket.close();
       } finally {
@@ -215,7 +210,7 @@ for (const offloads of [false, true]) {
         });
       `;
       await host.exec([process.execPath, '-e', program]);
-      await until('the broadcast', () => got.length > 0);
+      await until('the broadcast', () => got.length > 0, PATIENTLY);
       assert.deepEqual(got, ['all']);
       socket.close();
     });

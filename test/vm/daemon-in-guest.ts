@@ -29,6 +29,6 @@ exit 1
 export const STOP_DAEMON = 'kill $(cat /tmp/rs/pid); while kill -0 $(cat /tmp/rs/pid) 2>/dev/null; do sleep 0.1; done';
 
 /** Waits until a command succeeds; fails when it does not in time. */
-export function until(command: string, seconds: number): string {
+export function untilSucceeds(command: string, seconds: number): string {
   return `for i in $(seq ${10 * seconds}); do ${command} && exit 0; sleep 0.1; done; exit 1`;
 }

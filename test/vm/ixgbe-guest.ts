@@ -1,8 +1,8 @@
 /** Guests whose card is a software 82599, driven by Linux's own ixgbe. */
 import assert from 'node:assert/strict';
-import { setTimeout as delay } from 'node:timers/promises';
 import { Machine, type MachineOptions } from '../../lab/machine.ts';
 import { vfioUserCard } from '../../lab/vfio-user-card.ts';
+import { until } from '../helpers/until.ts';
 import { ipOf } from './traffic.ts';
 
 export interface IxgbeGuestOptions {
@@ -55,15 +55,13 @@ async function kernelLog(guest: Machine): Promise<string> {
 /** Waits until eth0 sees the other end of its cable, or no longer does. */
 export async function untilCarrier(guest: Machine, there: boolean): Promise<void> {
   const wanted = there ? '1' : '0';
-  for (const deadline = Date.now() + LINK_TIMEOUT_MS; ; await delay(100)) {
-    // Reading fails while the interface is down.
-    const { output } = await guest.run('cat /sys/class/net/eth0/carrier');
-    if (output.trim() === wanted) return;
-    if (Date.now() > deadline) {
-      const log = await kernelLog(guest);
-      throw new Error(`The carrier of ${guest.name} is ${output.trim()} and not ${wanted}:\n${log}`);
-    }
-  }
+  // Reading fails while the interface is down.
+  const seen = async () => (await guest.run('cat /sys/class/net/eth0/carrier')).output.trim() === wanted;
+  await until(`the carrier of ${guest.name} is ${wanted}`, seen, {
+    timeoutMs: LINK_TIMEOUT_MS,
+    everyMs: 100,
+    instead: () => kernelLog(guest),
+  });
 }
 
 /** `ethtool -S` of eth0. */

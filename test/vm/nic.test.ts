@@ -9,7 +9,8 @@ import { DaemonProcess } from '../../lab/daemon.ts';
 import { guestNetwork, Machine } from '../../lab/machine.ts';
 import { CardModel } from '../../lab/model.ts';
 import { vfioUserCard } from '../../lab/vfio-user-card.ts';
-import { SHOW, STOP_DAEMON, startDaemon, until } from './daemon-in-guest.ts';
+import { until } from '../helpers/until.ts';
+import { SHOW, STOP_DAEMON, startDaemon, untilSucceeds } from './daemon-in-guest.ts';
 import { assertPings, assertTransfer, bootGuest, ipOf } from './traffic.ts';
 import type { VfioReport } from './vfio-child.ts';
 
@@ -145,11 +146,10 @@ describe('a nic port over vfio-user', function () {
 });
 
 async function untilLink(daemon: DaemonProcess, carrier: 'up' | 'down'): Promise<void> {
-  for (const deadline = Date.now() + LINK_MS; ; await delay(50)) {
-    const port = await daemon.port('card');
-    if (port.carrier === carrier) return;
-    if (Date.now() > deadline) throw new Error(`the link was not ${carrier} in ${LINK_MS} ms\n${daemon.log}`);
-  }
+  await until(`the link is ${carrier}`, async () => (await daemon.port('card')).carrier === carrier, {
+    timeoutMs: LINK_MS,
+    instead: () => daemon.log,
+  });
 }
 
 describe('the driver in a guest, by VFIO', function () {
@@ -207,7 +207,7 @@ describe('the driver in a guest, by VFIO', function () {
     await run(startDaemon(config, 'card: drives'), 120_000);
     try {
       await run('ip address add 10.78.0.1/24 dev tap0; ip link set tap0 up');
-      await run(until(`${SHOW} ports | grep -q '"carrier": "up"'`, 20));
+      await run(untilSucceeds(`${SHOW} ports | grep -q '"carrier": "up"'`, 20));
       assert.match(await run(`ping -c 5 -i 0.2 -w 20 ${ipOf(IXGBE)}`), / 0% packet loss/);
       await run('mkdir -p /tmp/www; dd if=/dev/urandom of=/tmp/www/file bs=1M count=4 2>/dev/null');
       await run('busybox httpd -p 8080 -h /tmp/www');

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import type { PortStatus } from '../../daemon/control.ts';
 import { Machine } from '../../lab/machine.ts';
-import { SHOW, STOP_DAEMON, startDaemon, until } from './daemon-in-guest.ts';
+import { SHOW, STOP_DAEMON, startDaemon, untilSucceeds } from './daemon-in-guest.ts';
 import type { VhostDriverReport } from './vhost-driver-child.ts';
 
 const CHILD_MS = 120_000;
@@ -80,7 +80,7 @@ describe("the kernel's own vhost-net in a guest", function () {
       assert.match(await run('ip netns exec tapa iperf3 -c 10.78.0.2 -t 2 -R', 60_000), /iperf Done/);
       // A tap that goes takes nothing with it, and its place is free again.
       await run('ip -n tapb link delete tapb');
-      await run(until("grep -q 'tapb: the interface was deleted' /tmp/rs/log", 10));
+      await run(untilSucceeds("grep -q 'tapb: the interface was deleted' /tmp/rs/log", 10));
       await run('bin/ringswitch port remove tapb --socket /tmp/rs/control.sock', 60_000);
       await run('bin/ringswitch port add tap tapb --socket /tmp/rs/control.sock', 60_000);
       await run(

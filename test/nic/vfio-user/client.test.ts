@@ -3,7 +3,6 @@ import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import { drainEventfd, eventfd } from '../../../linux/eventfd.ts';
 import { close, pread, pwrite, setNonBlocking } from '../../../linux/file.ts';
 import { memfd } from '../../../linux/mman.ts';
@@ -25,6 +24,7 @@ import {
   TOY_VECTORS,
   TOY_VENDOR,
 } from '../../helpers/toy-vfio-user-device.ts';
+import { until } from '../../helpers/until.ts';
 import { type Fault, startServerThread, UNASKED } from '../../helpers/vfio-user-server-thread.ts';
 
 const MIB = 2 ** 20;
@@ -76,13 +76,7 @@ describe('a vfio-user client', function () {
     client = VfioUserClient.connect(socket, { timeoutMs });
     return client;
   }
-  async function interrupted(fd: number): Promise<boolean> {
-    for (let tries = 0; tries < 500; tries++) {
-      if (drainEventfd(fd)) return true;
-      await delay(2);
-    }
-    return false;
-  }
+  const interrupted = (fd: number): Promise<boolean> => until('an interrupt', () => drainEventfd(fd));
 
   it('finds out who is there', async () => {
     const card = await connect();

@@ -21,8 +21,8 @@ import {
 import { VfioUserServer } from '../../../nic/vfio-user/server.ts';
 import { descriptorsOf } from '../../helpers/descriptors.ts';
 import { TOY_INTERRUPT, ToyDevice } from '../../helpers/toy-vfio-user-device.ts';
+import { until } from '../../helpers/until.ts';
 
-const SETTLE_MS = 5000;
 const HEADER_BYTES = 16;
 const VERSION = 1;
 const DMA_MAP = 2;
@@ -71,12 +71,8 @@ describe('a vfio-user server', () => {
     await delay(0);
   });
 
-  async function until(what: string, is: () => boolean): Promise<void> {
-    for (const deadline = Date.now() + SETTLE_MS; !is(); await delay(1)) {
-      assert.ok(Date.now() < deadline, `not ${what}; the log: ${log.join('\n')}`);
-    }
-  }
-  const logged = (told: RegExp): Promise<void> => until(String(told), () => log.some((line) => told.test(line)));
+  const logged = (told: RegExp): Promise<boolean> =>
+    until(String(told), () => log.some((line) => told.test(line)), { instead: () => log.join('\n') });
 
   function connect(): number {
     const fd = connectUnix(socket);

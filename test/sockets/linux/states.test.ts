@@ -3,16 +3,16 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import fs from 'node:fs';
 import path from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import { quote } from '../../../lab/words.ts';
 import { parseIp } from '../../../sockets/ip-text.ts';
 import type { ConnectOptions, TcpHandler } from '../../../tcpip/tcp/api.ts';
 import { ECHO, FAMILIES, type Family, hashOf, LinuxStackWorld, SINK, SOURCE } from '../../helpers/linux-stack-world.ts';
+import { until } from '../../helpers/until.ts';
 
 const CONNECTIONS = 2000;
 const AT_ONCE = 50;
 const GREETING = 'hello';
-const DEADLINE_MS = 20_000;
+const PATIENTLY = { timeoutMs: 20_000 };
 /** Ports of programs that are of one test only. */
 const PORT = 2000;
 const FILTERED = 3000;
@@ -50,14 +50,6 @@ describe('connections with Linux', function () {
     world.serve();
   });
   after(() => world?.dispose());
-
-  async function until(what: string, is: () => boolean | Promise<boolean>): Promise<void> {
-    const deadline = Date.now() + DEADLINE_MS;
-    while (!(await is())) {
-      if (Date.now() > deadline) throw new Error(`${what}: not in ${DEADLINE_MS} ms`);
-      await delay(10);
-    }
-  }
 
   /** The connection's end, as a code; null for an orderly one. */
   function ending(family: Family, options: Partial<ConnectOptions>, more: Partial<TcpHandler> = {}) {
@@ -108,7 +100,7 @@ describe('connections with Linux', function () {
         assert.equal(hashOf(fs.readFileSync(got)), world.hash);
         // Until our ACK of its FIN came, the port is taken on Linux, too.
         const isTaken = () => world.host.exec(['ss', '-tanH', `sport = :${SAME_PORT}`]);
-        await until('the end on Linux', async () => (await isTaken()) === '');
+        await until('the end on Linux', async () => (await isTaken()) === '', PATIENTLY);
       }
       assert.equal(world.counters.timeWaitsReused, timeWaitsReused + 4);
     });
@@ -159,7 +151,7 @@ describe('connections with Linux', function () {
       const big = Buffer.concat(Array.from({ length: 10 }, () => world.bytes));
       const { zeroWindowProbes } = world.counters;
       const exchanged = world.exchange(family, PORT, big);
-      await until('two probes', () => world.counters.zeroWindowProbes >= zeroWindowProbes + 2);
+      await until('two probes', () => world.counters.zeroWindowProbes >= zeroWindowProbes + 2, PATIENTLY);
       linux.stdin.write('go on\n');
       assert.equal((await exchanged).received.toString(), hashOf(big));
       await linux.stop();
@@ -178,7 +170,7 @@ describe('connections with Linux', function () {
           onEnd: (c) => tcp.shutdown(c),
         },
       );
-      await until('Linux’s probes', async () => (await world.nstat('TcpExtTCPWinProbe')) >= probes + 2);
+      await until('Linux’s probes', async () => (await world.nstat('TcpExtTCPWinProbe')) >= probes + 2, PATIENTLY);
       const { receiveWindow, receiveQueue } = world.stack.tcp.info(connection);
       assert.ok(receiveWindow < WINDOW_STEP, `a window of ${receiveWindow}`);
       assert.ok(receiveQueue <= SMALL_BUFFER + WINDOW_STEP, `${receiveQueue} bytes wait`);
@@ -252,7 +244,7 @@ describe('connections with Linux', function () {
       await Promise.all(connected.map(({ promise }) => promise));
       // Answered as long as Linux is there.
       const { keepAliveProbes } = world.counters;
-      await until('two probes', () => world.counters.keepAliveProbes >= keepAliveProbes + 2);
+      await until('two probes', () => world.counters.keepAliveProbes >= keepAliveProbes + 2, PATIENTLY);
       await world.nft('{\nchain in {\ntype filter hook input priority 0\nmeta l4proto tcp drop\n}\n}');
       try {
         world.stack.tcp.write(writer.connection, Buffer.from(GREETING));

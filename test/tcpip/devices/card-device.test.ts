@@ -3,7 +3,6 @@ import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import { RINGSWITCH } from '../../../lab/daemon.ts';
 import { Program } from '../../../lab/program.ts';
 import { POLLIN, PollSet } from '../../../linux/poll.ts';
@@ -13,6 +12,7 @@ import { NO_ROOM, TRANSMIT_CHECKSUM, TRANSMIT_TSO4, TRANSMIT_TSO6 } from '../../
 import { VIRTIO_NET_HDR_F_DATA_VALID } from '../../../vhost/virtio.ts';
 import { descriptorsOf } from '../../helpers/descriptors.ts';
 import { checksumsVerify, packet } from '../../helpers/plain-packet.ts';
+import { until } from '../../helpers/until.ts';
 
 const DELIVERY_MS = 5000;
 const DESCRIPTORS = 128;
@@ -42,10 +42,6 @@ describe('an 82599 as a frame device', function () {
     fs.rmSync(directory, { recursive: true });
   });
 
-  async function until(what: string, is: () => boolean): Promise<void> {
-    for (const deadline = Date.now() + DELIVERY_MS; !is(); await delay(2))
-      assert.ok(Date.now() < deadline, `not ${what}`);
-  }
   function send(device: CardDevice, bytes: Uint8Array, ...fields: number[]): void {
     const at = device.reserve(bytes.length);
     assert.notEqual(at, NO_ROOM);

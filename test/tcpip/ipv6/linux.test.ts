@@ -4,7 +4,6 @@ import { randomBytes } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import { NetworkNamespace } from '../../../lab/namespace.ts';
 import { formatIp, parseIp } from '../../../sockets/ip-text.ts';
 import { NetworkStack, type NetworkStackOptions } from '../../../sockets/network-stack.ts';
@@ -12,21 +11,14 @@ import { openTapDevice } from '../../../tcpip/devices/open-tap.ts';
 import { attachDhcp } from '../../../tcpip/dhcp/attach-dhcp.ts';
 import type { Lease } from '../../../tcpip/dhcp/lease.ts';
 import type { Ipv6 } from '../../../tcpip/ipv6/ipv6.ts';
+import { until as eventually } from '../../helpers/until.ts';
 
 /** Trying an IPv4 address out takes up to 8 s (RFC 5227 §1.1). */
 const PATIENCE_MS = 15_000;
 const bytesOf = (address: string): Uint8Array => parseIp(address)!;
 
-async function until<T>(
-  what: string,
-  look: () => T | null | undefined | false | Promise<T | null | undefined | false>,
-): Promise<T> {
-  for (const deadline = performance.now() + PATIENCE_MS; ; ) {
-    const found = await look();
-    if (found) return found;
-    if (performance.now() > deadline) throw new Error(`${what}: not within ${PATIENCE_MS} ms`);
-    await delay(20);
-  }
+function until<T>(what: string, look: () => T | Promise<T>) {
+  return eventually(what, look, { timeoutMs: PATIENCE_MS });
 }
 
 function ping(stack: NetworkStack, address: string, size = 56): Promise<number> {

@@ -116,8 +116,8 @@ describe('ReceiveBuffer', () => {
         first[0] = 0xee;
         buffer.hold(base, Uint8Array.of(0xee), 0, 1);
         const next = buffer.joinInOrder(plus(base, 1));
-        const inOrder = first.findIndex((byte) => byte === undefined);
-        const count = inOrder < 0 ? first.length : inOrder;
+        let count = 0;
+        while (first[count] !== undefined) count++;
         assert.equal((next - base) >>> 0, count);
         assert.deepEqual(take(buffer), first.slice(0, count));
         assert.equal(buffer.held, 0);
