@@ -8,7 +8,7 @@ import assert from 'node:assert/strict';
 import type { Machine } from '../../lab/machine.ts';
 import { CardModel } from '../../lab/model.ts';
 import { assertNoComplaints, bootIxgbeGuest, bringUp, ip6Of, statistics, untilCarrier } from './ixgbe-guest.ts';
-import { assertPings, assertTransfer, ipOf } from './traffic.ts';
+import { assertPings, assertTransfer, ipOf, serveIperf3 } from './traffic.ts';
 
 const [A, B] = [1, 2] as const;
 const FILE_MIB = 4;
@@ -40,7 +40,8 @@ describe("Linux's ixgbe on the software 82599", function () {
     for (const result of booted) if (result.status === 'rejected') throw result.reason;
     [a, b] = booted.map((result) => (result as PromiseFulfilledResult<Machine>).value) as [Machine, Machine];
     await Promise.all(guests.map((guest) => untilCarrier(guest, true)));
-    await both('mkdir -p /tmp/www && echo small > /tmp/www/small && httpd -p 8080 -h /tmp/www && iperf3 -s -D');
+    await both('mkdir -p /tmp/www && echo small > /tmp/www/small && httpd -p 8080 -h /tmp/www');
+    await both(serveIperf3());
   });
 
   after(async () => {

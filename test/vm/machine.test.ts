@@ -5,6 +5,7 @@ import path from 'node:path';
 import { projectRoot } from '../../lab/artifacts.ts';
 import { guestNetwork, Machine } from '../../lab/machine.ts';
 import { virtioNetDevice } from '../../lab/virtio-net.ts';
+import { serveIperf3 } from './traffic.ts';
 
 describe('a machine', function () {
   this.timeout(120_000);
@@ -121,7 +122,7 @@ describe('a machine', function () {
       });
       await Promise.all([guestNetwork(a, '10.0.0.1'), guestNetwork(b, '10.0.0.2/24')]);
       assert.match(await a.sh('ping -c 2 10.0.0.2'), / 0% packet loss/);
-      await a.sh('iperf3 -s -1 -D');
+      await a.sh(serveIperf3('-1'));
       assert.match(await b.sh('iperf3 -c 10.0.0.1 -n 1M'), /receiver/);
     } finally {
       fs.rmSync(path.dirname(socket), { recursive: true });

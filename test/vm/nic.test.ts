@@ -11,7 +11,7 @@ import { CardModel } from '../../lab/model.ts';
 import { vfioUserCard } from '../../lab/vfio-user-card.ts';
 import { until } from '../helpers/until.ts';
 import { SHOW, STOP_DAEMON, startDaemon, untilSucceeds } from './daemon-in-guest.ts';
-import { assertPings, assertTransfer, bootGuest, ipOf } from './traffic.ts';
+import { assertPings, assertTransfer, bootGuest, ipOf, serveIperf3 } from './traffic.ts';
 import type { VfioReport } from './vfio-child.ts';
 
 const IXGBE = 2;
@@ -38,8 +38,7 @@ async function bootIxgbe(socket: string): Promise<Machine> {
 
 /** Bulk TCP for a second each way. */
 async function assertIperf(from: Machine, to: Machine, number: number): Promise<void> {
-  await to.sh('pidof iperf3 >/dev/null || iperf3 -s -D');
-  await delay(500);
+  await to.sh(`pidof iperf3 >/dev/null || { ${serveIperf3()}; }`);
   assert.match(await from.sh(`iperf3 -c ${ipOf(number)} -t 1`), /iperf Done/);
   assert.match(await from.sh(`iperf3 -c ${ipOf(number)} -t 1 -R`), /iperf Done/);
 }

@@ -2,8 +2,8 @@ import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import { Testpmd } from '../../lab/testpmd.ts';
+import { untilReceived } from './traffic.ts';
 
 const pool = () => fs.readFileSync('/proc/sys/vm/nr_hugepages', 'utf8');
 
@@ -33,7 +33,7 @@ describe('testpmd', function () {
       });
       assert.equal(fs.readFileSync(`/proc/${guests.pid}/comm`, 'utf8'), 'dpdk-testpmd\n');
       await guests.command('start tx_first 1');
-      await delay(200);
+      await untilReceived(guests, 1);
       await guests.command('stop');
       const [first, second, ...more] = await guests.portStats();
       assert.deepEqual(more, []);

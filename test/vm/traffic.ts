@@ -2,9 +2,13 @@
 import assert from 'node:assert/strict';
 import type { DaemonProcess } from '../../lab/daemon.ts';
 import { guestNetwork, Machine, type MachineOptions } from '../../lab/machine.ts';
+import type { Testpmd } from '../../lab/testpmd.ts';
 import { virtioNet } from '../../lab/virtio-net.ts';
+import { until } from '../helpers/until.ts';
 
 const HTTP_PORT = 8080;
+/** Far more than traffic takes to flow, in a guest without KVM on a busy machine, too. */
+export const TRAFFIC_MS = 20_000;
 
 export interface GuestOptions {
   /** Also the name of its switch port. */
@@ -43,6 +47,25 @@ export async function bootGuests(daemon: DaemonProcess, ...options: GuestOptions
   if (!failed) return up;
   await Promise.all(up.map((guest) => guest.stop()));
   throw failed.reason;
+}
+
+/** Waits until each port of a testpmd that plays guests has received `frames`. */
+export async function untilReceived(guests: Testpmd, frames: number): Promise<void> {
+  let received: number[] = [];
+  await until(
+    `${frames} frames at each port of testpmd`,
+    async () => {
+      received = (await guests.portStats()).map(({ rxPackets }) => rxPackets);
+      return received.every((count) => count >= frames);
+    },
+    { timeoutMs: TRAFFIC_MS, everyMs: 100, instead: () => `there were ${received.join(', ')}` },
+  );
+}
+
+/** A shell command: starts iperf3 as a server, with `options`, and ends when that listens, which it does after it went away. */
+export function serveIperf3(options = '', port = 5201): string {
+  const listens = `:${port.toString(16).toUpperCase()} [0-9A-F]*:0000 0A`;
+  return `iperf3 -s -D -p ${port} ${options} && until cat /proc/net/tcp* | grep -q '${listens}'; do sleep 0.1; done`;
 }
 
 /** Every ping is answered. */

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import type { PortStatus } from '../../daemon/control.ts';
 import { Machine } from '../../lab/machine.ts';
 import { SHOW, STOP_DAEMON, startDaemon, untilSucceeds } from './daemon-in-guest.ts';
+import { serveIperf3 } from './traffic.ts';
 import type { VhostDriverReport } from './vhost-driver-child.ts';
 
 const CHILD_MS = 120_000;
@@ -73,7 +74,8 @@ describe("the kernel's own vhost-net in a guest", function () {
       );
       assert.match(await run('ip netns exec tapa ping -c 20 -i 0.05 -w 20 10.78.0.2'), / 0% packet loss/);
       await run('mkdir -p /tmp/www; dd if=/dev/urandom of=/tmp/www/file bs=1M count=8 2>/dev/null');
-      await run('ip netns exec tapb busybox httpd -p 8080 -h /tmp/www; ip netns exec tapb iperf3 -s -D');
+      await run('ip netns exec tapb busybox httpd -p 8080 -h /tmp/www');
+      await run(`ip netns exec tapb sh -c ${JSON.stringify(serveIperf3())}`);
       const got = await run('ip netns exec tapa busybox wget -q -O - http://10.78.0.2:8080/file | sha256sum', 60_000);
       assert.equal(got, await run('sha256sum < /tmp/www/file'));
       assert.match(await run('ip netns exec tapa iperf3 -c 10.78.0.2 -t 2; ', 60_000), /iperf Done/);
