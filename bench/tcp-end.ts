@@ -1,6 +1,6 @@
 /** A stack's side of `bench -- tcp`: server and client at once, in a process of its own; `tcp-linux.c` is Linux's. */
 import { setTimeout as delay } from 'node:timers/promises';
-import { parseIp } from '../sockets/ip-text.ts';
+import { parseIp } from '../packet/ip-text.ts';
 import { openStack } from '../sockets/open.ts';
 import type { Connection, TcpHandler } from '../tcpip/tcp/api.ts';
 import { CHUNK_BYTES, CLOSE, CLOSE_PORTS, ECHO, IN_FLIGHT, MESSAGE_BYTES, SINK, type Task } from './tcp-plan.ts';

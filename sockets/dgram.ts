@@ -6,9 +6,9 @@
  */
 import { EventEmitter } from 'node:events';
 import { isIP, type LookupFunction } from 'node:net';
+import { familyName, formatIp, parseIp } from '../packet/ip-text.ts';
 import { UdpError, type UdpHandler, type UdpMessage, type UdpSocket, type UdpUser } from '../tcpip/udp/api.ts';
 import { lookupError, nodeError, socketError } from './errors.ts';
-import { familyName, formatIp, parseIp } from './ip-text.ts';
 import { checkFunction, checkPort } from './node-arguments.ts';
 import type { SocketAddress, SocketStack, StackUser } from './socket.ts';
 

@@ -1,9 +1,9 @@
 /** Takes TCP connections of a stack, with the face of Node's `net.Server`. */
 import { EventEmitter } from 'node:events';
 import { isIP, type LookupFunction } from 'node:net';
+import { familyName, formatIp, parseIp } from '../packet/ip-text.ts';
 import { type Connection, type Listener, TcpError, type TcpHandler } from '../tcpip/tcp/api.ts';
 import { listenError, lookupError, nodeError } from './errors.ts';
-import { familyName, formatIp, parseIp } from './ip-text.ts';
 import { checkFunction, checkPort } from './node-arguments.ts';
 import {
   Socket,

@@ -8,9 +8,9 @@
  */
 import { isIP, type LookupFunction, type OnReadOpts, type SocketConstructorOpts } from 'node:net';
 import { Duplex } from 'node:stream';
+import { familyName, formatIp, parseIp } from '../packet/ip-text.ts';
 import { type Connection, type Endpoint, TcpError, type TcpHandler, type TcpUser } from '../tcpip/tcp/api.ts';
 import { connectionError, lookupError, nodeError, socketError } from './errors.ts';
-import { familyName, formatIp, parseIp } from './ip-text.ts';
 import { checkDuration, checkFunction, checkPort } from './node-arguments.ts';
 
 export const NO_CONNECTION: Connection = -1;

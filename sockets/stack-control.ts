@@ -10,10 +10,10 @@
 import fs from 'node:fs';
 import http from 'node:http';
 import path from 'node:path';
+import { formatIp } from '../packet/ip-text.ts';
 import type { Family } from '../tcpip/packet.ts';
 import type { Listener, TcpInfo, TcpUser } from '../tcpip/tcp/api.ts';
 import type { UdpSocket, UdpUser } from '../tcpip/udp/api.ts';
-import { formatIp } from './ip-text.ts';
 
 /** Next to the daemon's control socket. */
 export const DEFAULT_STACKS_DIRECTORY = '/run/ringswitch/stacks';

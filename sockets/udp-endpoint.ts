@@ -7,10 +7,11 @@
  * Messages wait for the loop, up to {@link UdpEndpointOptions.receiveBuffer} bytes of them; then the stack drops what comes,
  * as kernels do. send() resolves when the device has taken the message.
  */
+
+import { familyName, formatIp, parseIp } from '../packet/ip-text.ts';
 import { UdpError, type UdpHandler, type UdpSocket } from '../tcpip/udp/api.ts';
 import type { DatagramStack } from './dgram.ts';
 import { nodeError, socketError } from './errors.ts';
-import { familyName, formatIp, parseIp } from './ip-text.ts';
 import type { SocketAddress, StackUser } from './socket.ts';
 
 /** As Linux's rmem_default. */

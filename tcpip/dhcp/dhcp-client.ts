@@ -10,7 +10,7 @@
  * believed further than need be: leases are checked (lease.ts), refusals slow us down, an answer has to be of this
  * exchange and of the server that was chosen.
  */
-import { formatIp } from '../../sockets/ip-text.ts';
+import { formatIp } from '../../packet/ip-text.ts';
 import { MICROSECONDS_PER_SECOND, NEVER, type Random, type Ticking, type Time } from '../network.ts';
 import {
   DHCPACK,

@@ -1,5 +1,5 @@
 /** What a DHCP server leases, checked, in a form that can be kept as JSON. */
-import { formatIp, parseIp } from '../../sockets/ip-text.ts';
+import { formatIp, parseIp } from '../../packet/ip-text.ts';
 import {
   type DhcpReply,
   OPTION_CLASSLESS_ROUTES,

@@ -6,7 +6,7 @@
  *     host.give(icmpv6(128, 0, […], { … }));      // an echo request …
  *     host.sent()                                 // … and what came of it, with times
  */
-import { parseIp } from '../../sockets/ip-text.ts';
+import { parseIp } from '../../packet/ip-text.ts';
 import { Ipv6, type Ipv6Options } from '../../tcpip/ipv6/ipv6.ts';
 import type { Time } from '../../tcpip/network.ts';
 import { Stack } from '../../tcpip/stack.ts';

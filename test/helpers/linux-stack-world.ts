@@ -13,7 +13,7 @@ import path from 'node:path';
 import { NetworkNamespace } from '../../lab/namespace.ts';
 import type { Program } from '../../lab/program.ts';
 import { quote } from '../../lab/words.ts';
-import { parseIp } from '../../sockets/ip-text.ts';
+import { parseIp } from '../../packet/ip-text.ts';
 import type { NetworkStack, NetworkStackOptions } from '../../sockets/network-stack.ts';
 import { openStack } from '../../sockets/open.ts';
 import type { Connection, ConnectionOptions, ConnectOptions, Listener, TcpInfo } from '../../tcpip/tcp/api.ts';

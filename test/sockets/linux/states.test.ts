@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import fs from 'node:fs';
 import path from 'node:path';
 import { quote } from '../../../lab/words.ts';
-import { parseIp } from '../../../sockets/ip-text.ts';
+import { parseIp } from '../../../packet/ip-text.ts';
 import type { ConnectOptions, TcpHandler } from '../../../tcpip/tcp/api.ts';
 import { ECHO, FAMILIES, type Family, hashOf, LinuxStackWorld, SINK, SOURCE } from '../../helpers/linux-stack-world.ts';
 import { until } from '../../helpers/until.ts';

@@ -5,7 +5,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { NetworkNamespace } from '../../../lab/namespace.ts';
-import { formatIp, parseIp } from '../../../sockets/ip-text.ts';
+import { formatIp, parseIp } from '../../../packet/ip-text.ts';
 import { NetworkStack, type NetworkStackOptions } from '../../../sockets/network-stack.ts';
 import { openTapDevice } from '../../../tcpip/devices/open-tap.ts';
 import { attachDhcp } from '../../../tcpip/dhcp/attach-dhcp.ts';

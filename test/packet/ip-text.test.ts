@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { isIP } from 'node:net';
 import fc from 'fast-check';
-import { familyName, formatIp, parseCidr, parseIp } from '../../sockets/ip-text.ts';
+import { familyName, formatIp, parseCidr, parseIp } from '../../packet/ip-text.ts';
 
 describe('IP addresses as text', () => {
   it('parse in all forms of RFC 4291 §2.2', () => {
